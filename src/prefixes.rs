@@ -25,7 +25,7 @@ impl<'a> Prefixes<'a> {
 
     /// The indexes of those that the key begins with. Costs a look-up for each length that there is, not for each
     /// prefix.
-    pub(crate) fn of(&self, key: &[u8]) -> impl Iterator<Item = usize> {
+    pub(crate) fn matching(&self, key: &[u8]) -> impl Iterator<Item = usize> {
         // In ascending order, so the first length that the key does not have ends the walk.
         let heads = self.lengths.iter().map_while(move |&len| key.get(..len));
         let indexes = heads.filter_map(|head| self.indexes.get(head));
@@ -34,7 +34,7 @@ impl<'a> Prefixes<'a> {
 
     /// Whether the key begins with any of them.
     pub(crate) fn has_one(&self, key: &str) -> bool {
-        self.of(key.as_bytes()).next().is_some()
+        self.matching(key.as_bytes()).next().is_some()
     }
 
     /// The longest text that all of them begin with.
@@ -56,7 +56,7 @@ mod tests {
 
     fn of(texts: &[&str], key: &str) -> Vec<usize> {
         let prefixes = Prefixes::new(texts.iter().copied());
-        let mut indexes: Vec<_> = prefixes.of(key.as_bytes()).collect();
+        let mut indexes: Vec<_> = prefixes.matching(key.as_bytes()).collect();
         indexes.sort_unstable();
         indexes
     }

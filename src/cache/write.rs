@@ -309,7 +309,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
     {
         let key = key_text(key).map_err(|error| CommitError::NotBegun(error.into()))?;
-        let loads = self.loads().of(&key);
+        let loads = self.loads().for_key(&key);
         let ready = loads.ready(&key, value.into().without_type());
         let ready = ready.map_err(CommitError::NotBegun)?;
         let commit = commit_by(|| store(ready.value.typed()));

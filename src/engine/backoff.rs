@@ -12,7 +12,7 @@ use crate::l1::{Hasher, hasher};
 use crate::util::retry_delays::retry_delays;
 
 /// The most keys that are remembered. A key that is forgotten may be tried at once.
-const CAPACITY: usize = 10_000;
+const MOST_KEYS: usize = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for
@@ -143,13 +143,13 @@ impl Backoff {
         // Before the key is there: a change that finds it unused has nothing to remove.
         self.is_used.store(true, Ordering::Release);
         let mut keys = self.write();
-        let forgotten = if keys.len() < CAPACITY {
+        let forgotten = if keys.len() < MOST_KEYS {
             Vec::new()
         } else {
             // Those that may be tried again; of the others none, or all if they leave so little room that the next
             // pass over all keys would follow soon.
             let ended = keys.values().filter(|pause| pause.until <= now).count();
-            let is_enough = ended >= CAPACITY / 2;
+            let is_enough = ended >= MOST_KEYS / 2;
             (keys.extract_if(|_, pause| !is_enough || pause.until <= now)).collect()
         };
         let former = keys.insert(key.clone(), Pause { until, after });
@@ -177,12 +177,12 @@ mod tests {
             generation: 1,
             tag_changes: 1,
         };
-        for n in 0..2 * CAPACITY {
+        for n in 0..2 * MOST_KEYS {
             let key = Key::from(&*n.to_string());
             let error = LoadError::stopped();
             backoff.wait(&key, LONGEST, After::Error { error, began });
             let kept = backoff.read().len();
-            assert!((1..=CAPACITY).contains(&kept), "{kept}");
+            assert!((1..=MOST_KEYS).contains(&kept), "{kept}");
             assert!(backoff.has_failed(&key));
         }
     }

@@ -27,7 +27,7 @@ use crate::util::on_drop::OnDrop;
 /// The breaker opens when [`Failures::unanswered`] reaches this. It is low, as a probe soon closes the breaker again.
 const OPENS_AT: u32 = 3;
 /// A trouble is over when no request has failed for this long. Failures that are closer together are one trouble.
-const OVER_AFTER: Duration = Duration::from_secs(5);
+const OUTAGE_OVER_AFTER: Duration = Duration::from_secs(5);
 
 pub(crate) struct Breaker {
     /// Whether there is a `trouble`. Without one, an answer takes no lock.
@@ -79,7 +79,7 @@ enum ProbeTurn {
     Closes,
 }
 
-/// Begins with a request that fails, and is over when none has failed for [`OVER_AFTER`].
+/// Begins with a request that fails, and is over when none has failed for [`OUTAGE_OVER_AFTER`].
 struct Failures {
     began: Tick,
     /// When a request failed last.
@@ -493,7 +493,7 @@ impl Breaker {
         now: Tick,
     ) -> Option<(String, l2::Trouble)> {
         let is_over = |trouble: &mut Failures| {
-            trouble.is_up && now.saturating_sub(trouble.last) >= nanos(OVER_AFTER)
+            trouble.is_up && now.saturating_sub(trouble.last) >= nanos(OUTAGE_OVER_AFTER)
         };
         let over = trouble.take_if(is_over)?;
         debug_assert!(
@@ -661,7 +661,7 @@ mod tests {
         }
         assert!(breaker.admit().is_err() && breaker.admit().is_err());
         breaker.note(None);
-        clock.advance(OVER_AFTER);
+        clock.advance(OUTAGE_OVER_AFTER);
         let trouble = &mut lock(&breaker.trouble).trouble;
         let (_, over) = breaker.end_if_over(trouble, clock.now()).unwrap();
         assert_eq!(over.failing_for, Duration::from_secs(2));

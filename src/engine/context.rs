@@ -94,7 +94,7 @@ impl Context {
             return;
         };
         let partitions_of = |target: &Target| match target {
-            Target::Key(key) => vec![next.of(key)],
+            Target::Key(key) => vec![next.for_key(key)],
             Target::Tag(_) | Target::All => next.iter().collect(),
         };
         let taken = self.deferred.hand_over(|target, deferral| {

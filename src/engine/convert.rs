@@ -25,7 +25,7 @@ use crate::stats::Counters;
 use crate::util::time_slice;
 use crate::vocabulary::{AnyValue, L1Capacity, Mode, Version, Want};
 use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
-use crate::wire::envelope::{self, Envelope, Head, Lifetime, Place, Stamp};
+use crate::wire::envelope::{self, ChecksumSeed, Envelope, Head, Lifetime, Stamp};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -80,7 +80,7 @@ pub(crate) struct Convert {
     pub(crate) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
-    namespace: Place,
+    namespace: ChecksumSeed,
     options: Arc<Options>,
     counters: Arc<Counters>,
     /// Until when a value that could not be stored is a fault of the present.
@@ -101,7 +101,7 @@ impl Convert {
             rules: Arc::clone(rules),
             type_tag,
             ahead: RefreshAhead::new(options),
-            namespace: Place::namespace(&options.namespace),
+            namespace: ChecksumSeed::namespace(&options.namespace),
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             unstorable_until: AtomicU64::new(0),
@@ -142,8 +142,8 @@ impl Convert {
 
     /// Decodes the value of this type, if there is one: bytes of another type may decode to a wrong value.
     fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<Option<Decoded<'b>>, BoxError> {
-        let place = self.namespace.key(key);
-        let Some(envelope) = envelope::open(bytes, place, self.type_tag)? else {
+        let seed = self.namespace.key(key);
+        let Some(envelope) = envelope::open(bytes, seed, self.type_tag)? else {
             return Ok(None);
         };
         let context = self.codec_context(key, &envelope.tags);

@@ -16,7 +16,7 @@ use crate::l2::Step;
 use crate::util::lock::lock;
 
 /// Keys delivered in one go.
-const BATCH: usize = 256;
+const DEFERRED_BATCH: usize = 256;
 
 /// The key, the tag, or all keys that an invalidation is of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -212,15 +212,15 @@ impl<Next> Deferred<Next> {
         // Of the sort of the oldest: a step has one kind and one hold, and keys that L2 refuses hold up no others.
         let step_of_first = step(due.clone().min_by_key(|(_, one)| one.order)?);
         let mut due: Vec<_> = due.filter(|one| step(*one) == step_of_first).collect();
-        if due.len() > BATCH {
+        if due.len() > DEFERRED_BATCH {
             // The oldest first, by a selection: a sort of all of them would be done anew for each batch.
-            due.select_nth_unstable_by_key(BATCH, |(_, one)| one.order);
+            due.select_nth_unstable_by_key(DEFERRED_BATCH, |(_, one)| one.order);
         }
         let name = |(target, _): (&Target, _)| match target {
             Target::Key(name) | Target::Tag(name) => name.clone(),
             Target::All => "".into(),
         };
-        let names = due.into_iter().take(BATCH).map(name).collect();
+        let names = due.into_iter().take(DEFERRED_BATCH).map(name).collect();
         Some((step_of_first, names))
     }
 

@@ -409,7 +409,7 @@ impl Engine {
         let options = &self.instance.options;
         info!(
             namespace = options.namespace.as_str(),
-            told = self.contexts.number(),
+            told = self.contexts.count(),
             partitions,
             "the namespace has another number of partitions than this instance was told, and the instance goes on with that"
         );
@@ -464,13 +464,13 @@ impl Engine {
     // The whole path of a hit, compiled with this crate: not inline, as the code of callers would only become larger.
     #[inline(never)]
     pub(crate) fn get_local(this: &Arc<Self>, key: &str) -> Option<AnyEntry> {
-        let reads = Self::latest(this).reads.of(key);
+        let reads = Self::latest(this).reads.for_key(key);
         reads.get_local(key, reads.now())
     }
 
     /// Looks a key up in L1 while L2 does not answer, see [`Mode`](crate::Mode).
     pub(crate) fn get_instead(&self, key: &str) -> Option<AnyEntry> {
-        self.reads.of(key).get_instead(key)
+        self.reads.for_key(key).get_instead(key)
     }
 
     /// Looks a key up in L2 that L1 does not have.
@@ -493,7 +493,7 @@ impl Engine {
             Ok(key) => key,
             Err(error) => return FirstStep::Done(Err(error.into())),
         };
-        let loads = self.loads().of(&key);
+        let loads = self.loads().for_key(&key);
         let Some(entry) = found else {
             return FirstStep::Wait(loads.get_or_load(key, load));
         };
@@ -508,7 +508,7 @@ impl Engine {
         let Some(key) = self.accept(key) else {
             return into.entries.push(None);
         };
-        let entry = self.reads.of(key).get_local(key, into.now);
+        let entry = self.reads.for_key(key).get_local(key, into.now);
         let entry = entry.or_else(|| self.get_instead(key));
         let is_enough = entry.is_some();
         into.push(key, entry, is_enough);
@@ -516,7 +516,7 @@ impl Engine {
 
     /// Looks the next key of a call that has a loader up in L1.
     pub(crate) fn get_next_or_due(&self, key: &str, into: &mut LookedUp) {
-        let entry = self.reads.of(key).get_local(key, into.now);
+        let entry = self.reads.for_key(key).get_local(key, into.now);
         let is_enough = entry.as_ref().is_some_and(|entry| !entry.is_due());
         into.push(key, entry, is_enough);
     }
@@ -547,7 +547,7 @@ impl Engine {
     /// The loads of a key, unless this is closed.
     pub(crate) fn loads_if_open(&self, key: &Key) -> Option<Arc<Loads>> {
         let is_closed = self.subscribers.first().stop.is_cancelled();
-        (!is_closed).then(|| Arc::clone(self.loads().of(key)))
+        (!is_closed).then(|| Arc::clone(self.loads().for_key(key)))
     }
 
     /// A key to look up, as text. One that is too long is counted and traced. Any end user may cause one, so not each

@@ -308,7 +308,7 @@ impl Engine {
             advice.set_capacity(capacity);
         }
         for engine in self.all() {
-            let of_partition = of.partition_capacity(engine.contexts.number());
+            let of_partition = of.partition_capacity(engine.contexts.count());
             for ctx in engine.contexts.iter() {
                 ctx.l1.set_capacity(of_partition);
             }

@@ -35,12 +35,10 @@ impl<T> Partitions<T> {
 
     /// Something else for each partition, in the order of their numbers.
     pub(crate) fn map<U>(&self, mut new: impl FnMut(PartitionNumber, &T) -> U) -> Partitions<U> {
-        Partitions::new(self.number(), |partition| {
-            new(partition, self.at(partition))
-        })
+        Partitions::new(self.count(), |partition| new(partition, self.at(partition)))
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    pub(crate) fn count(&self) -> u16 {
         // There were as many numbers.
         u16::try_from(1 + self.others.len()).unwrap_or(u16::MAX)
     }
@@ -60,7 +58,7 @@ impl<T> Partitions<T> {
 
     /// The part of the partition that a key belongs to.
     #[inline]
-    pub(crate) fn of(&self, key: &str) -> &T {
+    pub(crate) fn for_key(&self, key: &str) -> &T {
         self.only().unwrap_or_else(|| self.nth(self.index_of(key)))
     }
 

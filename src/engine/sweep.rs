@@ -20,11 +20,11 @@ use crate::util::on_drop::OnDrop;
 use crate::util::time_slice::TimeSlice;
 
 /// An entry that is not served any more stays for up to this long, and for as long as a sweep takes.
-const PAUSE: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Each entry is looked at once in this time. An entry with an invalidated tag stays for at most this time: a service may
 /// invalidate tags all the time. A drift of moka's sum of the weights is repaired within this time.
-const ALL_PAUSE: Duration = Duration::from_secs(60);
+const FULL_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How many buckets the sweep empties before it lets other tasks run: moka may take milliseconds for one entry.
 const EMPTIED_AT_ONCE: usize = 4;
@@ -81,13 +81,13 @@ async fn keep_swept(of: Weak<L1>, clock: &Clock, counters: &Counters) -> Option<
             // Those of former generations are gone. The first subscription begins one, and mostly before an entry comes.
             swept = of.upgrade()?.freshness.generation();
         }
-        sleep(PAUSE).await;
+        sleep(SWEEP_INTERVAL).await;
         let l1 = of.upgrade()?;
         l1.store.run_pending();
         let (now, generation) = (clock.now(), l1.freshness.generation());
         if generation != swept || l1.store.is_of_other_capacity() {
             sweep_all(&l1, now).await;
-        } else if now >= swept_at.saturating_add(nanos(ALL_PAUSE)) {
+        } else if now >= swept_at.saturating_add(nanos(FULL_SWEEP_INTERVAL)) {
             let has_drifted = l1.store.has_drifted();
             in_parts(l1.sweep(now), EMPTIED_AT_ONCE).await;
             // Twice, as entries that other threads store meanwhile look like a drift, once in a while.

@@ -3,9 +3,9 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::wire::envelope::{
-    Envelope, Head, Lifetime, MAGIC, MAX_TAGS, MOST_VALUES, Place, Stamp, Ttls, begin, checksum,
-    join, open, open_tags, read_stamp, restamped, seal, stamped, stored_tags, sum, tags_of,
-    type_tag_of, values,
+    ChecksumSeed, Envelope, Head, Lifetime, MAGIC, MAX_TAGS, MOST_VALUES, Stamp, Ttls, begin,
+    checksum, join, open, open_tags, read_stamp, restamped, seal, stamped, stored_tags, sum,
+    tags_of, type_tag_of, values,
 };
 
 const TIMES: usize = 36;
@@ -14,23 +14,23 @@ const CHECKSUM: usize = HEAD + 16;
 
 /// Bytes as they are, bytes whose checks are made to fit, and an envelope that is sealed and then damaged.
 pub fn envelope(bytes: &[u8]) {
-    let place = Place::namespace("fuzz").key("key");
-    whatever_it_is(bytes, place);
-    if let Some(mended) = mended(bytes, place) {
-        whatever_it_is(&mended, place);
+    let seed = ChecksumSeed::namespace("fuzz").key("key");
+    whatever_it_is(bytes, seed);
+    if let Some(mended) = mended(bytes, seed) {
+        whatever_it_is(&mended, seed);
     }
-    sealed_and_damaged(&mut Input::new(bytes), place);
+    sealed_and_damaged(&mut Input::new(bytes), seed);
 }
 
 /// What opens seals to the same bytes, and a stamp that is read is written the same.
-fn whatever_it_is(bytes: &[u8], place: Place) {
+fn whatever_it_is(bytes: &[u8], seed: ChecksumSeed) {
     let all: Vec<_> = values(bytes).collect();
     let found: Vec<&[u8]> = all.iter().copied().filter_map(Result::ok).collect();
     if found.len() == all.len() && found.len() < MOST_VALUES {
         assert_eq!(join(&found), bytes, "the values");
     }
     for value in found {
-        one_value(&join(&[value]), place);
+        one_value(&join(&[value]), seed);
     }
     // Both are lists of tags, or none: they say nothing of whether the rest is right.
     let _ = (
@@ -38,36 +38,36 @@ fn whatever_it_is(bytes: &[u8], place: Place) {
         open_tags(bytes, MAX_TAGS),
         stored_tags(bytes),
     );
-    let _ = open(bytes, place, 0);
+    let _ = open(bytes, seed, 0);
 }
 
-fn one_value(bytes: &[u8], place: Place) {
+fn one_value(bytes: &[u8], seed: ChecksumSeed) {
     let stamp = read_stamp(bytes);
     if let Some((stamp, lifetime)) = stamp {
         assert_eq!(restamped(stamp, lifetime, bytes), bytes, "the stamp");
     }
     let of_stored = stored_tags(bytes);
     let type_tag = bytes.get(TIMES..).and_then(type_tag_of).unwrap_or_default();
-    let Ok(Some(envelope)) = open(bytes, place, type_tag) else {
+    let Ok(Some(envelope)) = open(bytes, seed, type_tag) else {
         return;
     };
     assert_eq!(stamp, Some((envelope.stamp, envelope.lifetime)));
     assert_eq!(of_stored, envelope.tags);
-    assert_eq!(sealed(&envelope, place), bytes, "the envelope");
+    assert_eq!(sealed(&envelope, seed), bytes, "the envelope");
     for other in [
-        Place::namespace("fuzz").key("other"),
-        Place::namespace("other").key("key"),
+        ChecksumSeed::namespace("fuzz").key("other"),
+        ChecksumSeed::namespace("other").key("key"),
     ] {
         let elsewhere = open(bytes, other, type_tag);
         assert!(elsewhere.is_err(), "it opens in another place");
     }
 }
 
-fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
+fn sealed(envelope: &Envelope<'_>, seed: ChecksumSeed) -> Vec<u8> {
     let mut body = begin();
     body.extend_from_slice(envelope.payload);
     let ttls = Ttls::new(std::time::Duration::ZERO);
-    seal(&mut body, envelope.head, ttls, &envelope.tags, place);
+    seal(&mut body, envelope.head, ttls, &envelope.tags, seed);
     restamped(
         envelope.stamp,
         envelope.lifetime,
@@ -77,7 +77,7 @@ fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
 
 /// The bytes with the magic, the sums of the stamp and the times, and the checksum that they need. Lengths, flags and
 /// tags stay.
-fn mended(bytes: &[u8], place: Place) -> Option<Vec<u8>> {
+fn mended(bytes: &[u8], seed: ChecksumSeed) -> Option<Vec<u8>> {
     let mut bytes = bytes.to_vec();
     bytes.get_mut(..4)?.copy_from_slice(&MAGIC);
     for (from, to) in [(4, TIMES), (TIMES, HEAD)] {
@@ -86,14 +86,14 @@ fn mended(bytes: &[u8], place: Place) -> Option<Vec<u8>> {
         let fields: Vec<_> = fields.map(u64::from_be_bytes).collect();
         *check = sum(&fields).to_be_bytes();
     }
-    let checksum = checksum(bytes.get(TIMES..)?, place);
+    let checksum = checksum(bytes.get(TIMES..)?, seed);
     let field = bytes.get_mut(CHECKSUM..CHECKSUM + 8)?;
     field.copy_from_slice(&checksum.to_be_bytes());
     Some(bytes)
 }
 
 /// What is sealed opens as it was, and not with another byte in it, nor cut, nor longer.
-fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
+fn sealed_and_damaged(input: &mut Input<'_>, seed: ChecksumSeed) {
     let damage = (input.u64(), input.u8());
     // Times that no value of a release has would overflow.
     let ms = |input: &mut Input<'_>| input.u64() >> 2;
@@ -121,9 +121,9 @@ fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
         payload: input.rest(),
         tags,
     };
-    let bytes = sealed(&envelope, place);
+    let bytes = sealed(&envelope, seed);
     let tag = head.type_tag;
-    assert_eq!(open(&bytes, place, tag).as_ref(), Ok(&Some(envelope)));
+    assert_eq!(open(&bytes, seed, tag).as_ref(), Ok(&Some(envelope)));
 
     let at = usize::try_from(damage.0 % bytes.len() as u64).expect("it is in the bytes");
     let mut other = bytes.clone();
@@ -131,11 +131,11 @@ fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
         *byte ^= damage.1.max(1);
     }
     // With another type tag it is the value of other instances.
-    let opens = |bytes: &[u8]| matches!(open(bytes, place, tag), Ok(Some(_)));
+    let opens = |bytes: &[u8]| matches!(open(bytes, seed, tag), Ok(Some(_)));
     assert!(!opens(&other), "another byte {at}");
     let cut = bytes.get(..at).unwrap_or_default();
     assert!(!opens(cut), "cut to {at}");
     let longer = [&*bytes, &[damage.1]].concat();
     assert!(!opens(&longer), "longer");
-    whatever_it_is(&other, place);
+    whatever_it_is(&other, seed);
 }

@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// While L1 gets as many new entries as it has, this many eras pass. The hit rate is the same with one era, with eight, and
-/// if moka is told of all hits (`cargo bench -p benches --bench policies`); with one era a small cache now and then forgets
-/// an entry that is hit all the time.
+/// How many eras pass while L1 gains as many entries as it holds. The hit rate is the same with one era, with eight, and if
+/// moka is told of all hits (`cargo bench -p benches --bench policies`); with one era a small cache now and then forgets an
+/// entry that is hit all the time.
 const ERAS: u64 = 4;
 
 /// Whether an era ends, by the number of new entries in it and of all entries.

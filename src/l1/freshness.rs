@@ -40,7 +40,7 @@ pub(crate) struct Freshness {
     /// All changes up to this version, in this epoch, have been applied: the partition had issued no higher one when it was
     /// asked for the last proof.
     applied: AtomicU64,
-    /// Nanoseconds to add to this instance's time, for an upper bound of the partition's.
+    /// Nanoseconds from this instance's time to an upper bound of the partition's time.
     partition_ahead: AtomicU64,
     /// Counts the events that made a proof void. Under a lock, so that no proof that was asked for before outlives it.
     revocations: Mutex<u64>,
@@ -50,8 +50,8 @@ pub(crate) struct Freshness {
     proven: watch::Sender<()>,
 }
 
-/// A caller that looks for a flight to join: when it asked, and whether there was a proof then. Found before the flight:
-/// a proof that comes later says nothing of a flight that was found before it (rule 5).
+/// A caller that looks for a flight to join: when it asked, and whether there was a proof then. Made before the flight is
+/// looked up: a later proof says nothing of that flight (rule 5).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
     pub(super) now: Tick,

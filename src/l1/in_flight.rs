@@ -137,9 +137,9 @@ impl InFlight {
         })
     }
 
-    /// Joins the load that is under way for a key, or begins one. The `bool` is true if the joined load is late: its
-    /// number is below `since`, or a tag was invalidated since it began. Then its outcome may not be
-    /// [usable](super::Outcome::is_usable_late). A late load is joined only if `may_be_late`.
+    /// Joins the load that is under way for a key, or begins one. The `bool` is true if the joined load began too early:
+    /// its number is below `since`, or a tag was invalidated since. Then its outcome may not be
+    /// [usable](super::Outcome::is_usable_if_early). Such a load is joined only if the caller `accepts_early`.
     ///
     /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each
     /// invalidation of whatever tag.
@@ -148,7 +148,7 @@ impl InFlight {
         key: &Key,
         caller: Caller,
         since: u64,
-        may_be_late: bool,
+        accepts_early: bool,
     ) -> (JoinLoad, bool) {
         let hash = self.hash(key);
         let shard = self.lock(hash);
@@ -158,7 +158,7 @@ impl InFlight {
         if let Some(result) = self.joinable(in_time, caller, false) {
             return (Join::joined(result), false);
         }
-        if may_be_late && let Some(result) = self.joinable(load, caller, true) {
+        if accepts_early && let Some(result) = self.joinable(load, caller, true) {
             return (Join::joined(result), true);
         }
         let begun = self.start(shard, (hash, key), caller, true, |it| &mut it.load);
@@ -194,20 +194,20 @@ impl InFlight {
         state.is_some_and(|state| state.is_attached(op.id)) && self.is_current(op)
     }
 
-    /// The result of a read or load in flight, if a caller may join it: it began after the last flush, and after the
-    /// last invalidation of any tag, as it may end with a value that has it (rule 20). If the caller has no proof that
+    /// The result of a read or load in flight, if a caller may join it: it began after the last flush and the last
+    /// invalidation of a tag, as its value may have that tag (rule 20). If the caller has no proof that
     /// no message was missed, the flight also began less than `max_staleness` ago, and relies on no proof (rule 5). If
-    /// it `may_be_late`, whatever tags were invalidated since it began.
+    /// it `accepts_early` ones, whatever tags were invalidated since it began.
     fn joinable<T>(
         &self,
         flight: Option<&Joinable<T>>,
         caller: Caller,
-        may_be_late: bool,
+        accepts_early: bool,
     ) -> Option<SharedResult<T>> {
         let flight = flight?;
         // A caller that may not join a load begins another one. The first load has the lease, though both are of this
         // instance: the second load waits for it as for a load of another instance, for up to `lease_wait`.
-        let is_in_time = may_be_late || flight.tag_changes == self.freshness.tag_changes();
+        let is_in_time = accepts_early || flight.tag_changes == self.freshness.tag_changes();
         let is_current = flight.generation == self.freshness.generation();
         let is_proven = if without(Rule::ProofFirst) {
             self.freshness.is_live_at(caller.now)

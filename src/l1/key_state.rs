@@ -100,9 +100,8 @@ impl KeyState {
         (self.ops == 0, (read, load, refresh))
     }
 
-    /// The key was changed, and the change has this version: operations store nothing older (rule 3). Those that
-    /// are under way store nothing above what the partition has issued either (rule 11). If no version says what is older,
-    /// they store nothing at all.
+    /// The key was changed, and the change has this version: operations store nothing older (rule 3). Operations under way
+    /// also store no version above the issued one (rule 11), and nothing at all if no version says what is older.
     pub(super) fn change(&mut self, change: Option<Comparable>, issued: u64, next: u64) {
         let Some(Comparable { ver, generation }) = change else {
             return self.bar(next);
@@ -183,7 +182,7 @@ impl KeyState {
     }
 
     pub(super) fn add_waiter(&mut self, waiter: &LeaseWaiter) {
-        if !self.waiters.iter().any(|one| one.same_channel(waiter)) {
+        if !self.waiters.iter().any(|known| known.same_channel(waiter)) {
             self.waiters.push(waiter.clone());
         }
     }

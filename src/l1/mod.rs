@@ -132,8 +132,8 @@ impl L1 {
         )
     }
 
-    /// As [`get`](Self::get), for a look-up of a caller, which [counts](Store::note_hit) a hit itself. Counts a
-    /// miss. Without the proof no look-up is a hit, and none counts: a larger L1 would answer none of them.
+    /// As [`get`](Self::get), for a look-up of a caller, which [counts](Store::note_hit) a hit itself. Counts a miss.
+    /// Misses without a proof are not counted: no capacity could answer them.
     #[inline(always)]
     pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<SharedRecord> {
         let is_proven = || self.freshness.is_live_at(now);
@@ -319,7 +319,7 @@ impl L1 {
         let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
         self.remove_prefixes(&which, now, |record| {
             let is_old = |at: Version| at.epoch != present || self.is_outdated(record, at.ver);
-            let mut of = which.of(record.key.as_bytes());
+            let mut of = which.matching(record.key.as_bytes());
             of.any(|place| prefixes.get(place).is_some_and(|&(_, at)| is_old(at)))
         })
     }

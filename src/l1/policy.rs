@@ -134,8 +134,8 @@ impl Policy {
         moka.as_ref().is_some_and(is_told)
     }
 
-    /// Whether there is a choice to be made soon, for which moka counts look-ups: before it has half of what it may
-    /// have, it counts none. By moka's own sum of the weights, whether or not that is right: moka goes by it, too.
+    /// Whether moka counts look-ups yet: it does from half of its capacity on. By moka's own sum of the weights, whether or
+    /// not that is right: moka goes by it, too.
     pub(super) fn is_counting(&self) -> bool {
         self.weight() >= self.capacity() / 2
     }

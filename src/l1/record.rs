@@ -27,8 +27,8 @@ pub(crate) struct Record {
     generation: AtomicU64,
     /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. Zero if L1 must not hold it.
     pub(crate) expires_at: Tick,
-    /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
-    /// lifetime is to be extended.
+    /// From then on a hit takes the slow path: because it is stale or may be refreshed ahead, or because its lifetime is to
+    /// be extended.
     pub(crate) slow_path_at: Tick,
     /// Which hit moka and the advice were told of last.
     pub(super) reported: ReportedEras,

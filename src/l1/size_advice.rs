@@ -25,7 +25,7 @@ const ENTRIES: [u64; 2] = [200, 512];
 /// Between these bounds, one in this many of the entries that L1 has.
 const PART: u64 = 50;
 /// How many entries all simulated caches have together, at most: 600 KiB.
-const MOST: usize = 8_064;
+const MOST_ENTRIES: usize = 8_064;
 /// Look-ups are counted in stretches. This is about the number of a stretch that are in the sample.
 const STRETCH: f64 = 4_096.0;
 /// The first stretches, in which the simulated caches fill. They do not count.
@@ -269,7 +269,7 @@ impl Simulation {
 
     /// Goes on with half of the keys, and half of each capacity, if there are too many entries.
     fn bound(&mut self) {
-        if self.minis.iter().map(Mini::len).sum::<usize>() <= MOST {
+        if self.minis.iter().map(Mini::len).sum::<usize>() <= MOST_ENTRIES {
             return;
         }
         self.rate /= 2.0;
@@ -799,10 +799,10 @@ mod tests {
         for n in 0..12_000 {
             simulation.insert(n_th(n), 1);
             let now = simulation.minis.iter().map(Mini::len).sum();
-            assert!(now <= MOST);
+            assert!(now <= MOST_ENTRIES);
             entries = entries.max(now);
         }
-        assert!(entries > MOST - 6, "{entries}");
+        assert!(entries > MOST_ENTRIES - 6, "{entries}");
         assert!(simulation.rate < 0.2, "{}", simulation.rate);
         let bytes = simulation.minis.iter().map(|mini| {
             let list = mini.list.capacity() * size_of::<Node>() + mini.free.capacity() * 4;

@@ -78,7 +78,7 @@ pub(crate) struct Store {
     era: AtomicU32,
     /// How many new entries there were in this era. Hits read the fields beside it.
     new_entries: CachePadded<AtomicU64>,
-    /// Whether a walk [keeps](Self::keep_where) some of the entries: moka is not told of others before they are gone.
+    /// Whether a walk of [`keep_where`](Self::keep_where) runs: moka is told of no bucket until it ends.
     is_walked: Arc<AtomicBool>,
 }
 

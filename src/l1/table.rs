@@ -55,22 +55,22 @@ const SEGMENTS: usize = 32;
 /// The buckets of the first segment.
 const FIRST: u64 = SHARDS as u64;
 /// How many buckets there can be.
-const MOST: u64 = FIRST << (SEGMENTS - 1);
+const MOST_BUCKETS: u64 = FIRST << (SEGMENTS - 1);
 
 struct Segment {
     buckets: Box<[Bucket]>,
-    /// Of each bucket, from when on an entry of it may be removed, or an earlier time. Beside the buckets, as only the
-    /// sweep reads all of them.
+    /// For each bucket, a lower bound of when its first entry may be removed. Beside the buckets, as only the sweep reads
+    /// all of them.
     due_at: Box<[AtomicU64]>,
 }
 
-/// How many entries a bucket has room for: as many as fill a cache line, with their tags and the further bucket.
+/// How many entries a bucket has room for: as many as fill a cache line, with their fingerprints and the further bucket.
 const WIDTH: usize = 6;
 
 #[cfg_attr(not(larder_interleavings), repr(align(64)))]
 struct Bucket {
-    /// A byte for each cell: the [tag](tag) of its entry, or zero if it is empty. Above these, [`CHAINED`].
-    tags: AtomicU64,
+    /// A byte for each cell: the [fingerprint](fingerprint) of its entry, or zero if it is empty. Above these, [`CHAINED`].
+    fingerprints: AtomicU64,
     cells: [Cell<Record>; WIDTH],
     /// More entries, if it is [`CHAINED`].
     next: Cell<Self>,
@@ -78,10 +78,10 @@ struct Bucket {
 
 /// Whether a bucket has a further one.
 const CHAINED: u64 = 1 << 63;
-/// The tags of all cells.
-const TAGS: u64 = (1 << (8 * WIDTH)) - 1;
-/// A one in each tag.
-const ONES: u64 = 0x0101_0101_0101_0101 & TAGS;
+/// The fingerprints of all cells.
+const FINGERPRINTS: u64 = (1 << (8 * WIDTH)) - 1;
+/// A one in each fingerprint.
+const ONES: u64 = 0x0101_0101_0101_0101 & FINGERPRINTS;
 
 impl Table {
     pub(super) fn new(kept: Duration) -> Self {
@@ -138,8 +138,8 @@ impl Table {
     ) -> Option<SharedRecord> {
         let mut count = self.count.load(Ordering::Acquire);
         loop {
-            let bucket = self.bucket(place(hash, count))?;
-            let found = bucket.get(tag(hash), &|record: &Record| {
+            let bucket = self.bucket(bucket_number(hash, count))?;
+            let found = bucket.get(fingerprint(hash), &|record: &Record| {
                 *record.key == *key && accepts(record)
             });
             if found.is_some() {
@@ -158,13 +158,13 @@ impl Table {
     /// Puts an entry in the place of the entry of its key. Returns that, if there was one.
     pub(super) fn put(&self, hash: u64, record: &SharedRecord) -> Option<SharedRecord> {
         let locked = self.lock(hash);
-        let place = self.place(hash);
-        let (bucket, due_at) = self.made(place);
+        let bucket_number = self.bucket_number(hash);
+        let (bucket, due_at) = self.made(bucket_number);
         // Relaxed: written under the lock; the sweep comes again.
         due_at.fetch_min(record.held_until(self.kept), Ordering::Relaxed);
-        let former = bucket.replace(tag(hash), record);
+        let former = bucket.replace(fingerprint(hash), record);
         if former.is_none() {
-            bucket.add(tag(hash), Arc::clone(record));
+            bucket.add(fingerprint(hash), Arc::clone(record));
             self.totals.len.fetch_add(1, Ordering::Relaxed);
         }
         let before = former.as_ref().map_or(0, |former| former.weight());
@@ -182,12 +182,12 @@ impl Table {
     pub(super) fn put_in_place_of(&self, old: &SharedRecord, new: &SharedRecord) -> bool {
         let hash = self.hash(&new.key);
         let locked = self.lock(hash);
-        let (bucket, due_at) = self.made(self.place(hash));
+        let (bucket, due_at) = self.made(self.bucket_number(hash));
         due_at.fetch_min(new.held_until(self.kept), Ordering::Relaxed);
-        let is_there = bucket.get(tag(hash), &|record: &Record| {
+        let is_there = bucket.get(fingerprint(hash), &|record: &Record| {
             ptr::eq(record, Arc::as_ptr(old))
         });
-        let former = is_there.and_then(|_| bucket.replace(tag(hash), new));
+        let former = is_there.and_then(|_| bucket.replace(fingerprint(hash), new));
         drop(locked);
         former.is_some()
     }
@@ -199,8 +199,8 @@ impl Table {
         condition: impl Fn(&SharedRecord) -> bool,
     ) -> Option<SharedRecord> {
         let locked = self.lock(hash);
-        let bucket = self.bucket(self.place(hash))?;
-        let removed = bucket.remove(tag(hash), &condition);
+        let bucket = self.bucket(self.bucket_number(hash))?;
+        let removed = bucket.remove(fingerprint(hash), &condition);
         self.subtract(removed.as_slice());
         drop(locked);
         removed
@@ -212,15 +212,15 @@ impl Table {
     }
 
     /// Whether an entry of a bucket may have to be removed at `now`.
-    pub(super) fn is_due(&self, place: u64, now: Tick) -> bool {
-        let due_at = self.due_at(place);
+    pub(super) fn is_due(&self, bucket_number: u64, now: Tick) -> bool {
+        let due_at = self.due_at(bucket_number);
         due_at.is_some_and(|due_at| due_at.load(Ordering::Relaxed) <= now)
     }
 
     /// Looks at the entries of a bucket.
-    pub(super) fn look_at(&self, place: u64, look: &mut impl FnMut(&SharedRecord)) {
-        let _locked = self.lock(place);
-        if let Some(bucket) = self.bucket(place) {
+    pub(super) fn look_at(&self, bucket_number: u64, look: &mut impl FnMut(&SharedRecord)) {
+        let _locked = self.lock(bucket_number);
+        if let Some(bucket) = self.bucket(bucket_number) {
             bucket.for_each(&mut |_, record| look(record));
         }
     }
@@ -229,12 +229,14 @@ impl Table {
     /// a higher number.
     pub(super) fn remove_from(
         &self,
-        place: u64,
+        bucket_number: u64,
         mut condition: impl FnMut(&SharedRecord) -> bool,
     ) -> Vec<SharedRecord> {
         let mut removed = Vec::new();
-        let locked = self.lock(place);
-        if let (Some(bucket), Some(due_at)) = (self.bucket(place), self.due_at(place)) {
+        let locked = self.lock(bucket_number);
+        if let (Some(bucket), Some(due_at)) =
+            (self.bucket(bucket_number), self.due_at(bucket_number))
+        {
             let mut due = NEVER;
             bucket.remove_where(&mut removed, &mut |record| {
                 let is_removed = condition(record);
@@ -260,16 +262,17 @@ impl Table {
             return;
         };
         let added = self.count.load(Ordering::Acquire);
-        if !is_full() || added == MOST {
+        if !is_full() || added == MOST_BUCKETS {
             return;
         }
         let locked = self.lock(added);
-        let (old, old_due_at) = self.made(place(added, added));
+        let (old, old_due_at) = self.made(bucket_number(added, added));
         let (new, new_due_at) = self.made(added);
-        let moves = |record: &SharedRecord| place(self.hash(&record.key), added + 1) == added;
-        old.for_each(&mut |tag, record| {
+        let moves =
+            |record: &SharedRecord| bucket_number(self.hash(&record.key), added + 1) == added;
+        old.for_each(&mut |fingerprint, record| {
             if moves(record) {
-                new.add(tag, Arc::clone(record));
+                new.add(fingerprint, Arc::clone(record));
             }
         });
         new_due_at.store(old_due_at.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -280,27 +283,27 @@ impl Table {
     }
 
     /// The bucket of a hash. To be called with its lock: so it stays that bucket.
-    fn place(&self, hash: u64) -> u64 {
-        place(hash, self.count.load(Ordering::Acquire))
+    fn bucket_number(&self, hash: u64) -> u64 {
+        bucket_number(hash, self.count.load(Ordering::Acquire))
     }
 
     #[inline]
-    fn bucket(&self, place: u64) -> Option<&Bucket> {
-        let (segment, at) = segment(place);
+    fn bucket(&self, bucket_number: u64) -> Option<&Bucket> {
+        let (segment, at) = segment(bucket_number);
         self.segments.get(segment)?.get()?.buckets.get(at)
     }
 
-    fn due_at(&self, place: u64) -> Option<&AtomicU64> {
-        let (segment, at) = segment(place);
+    fn due_at(&self, bucket_number: u64) -> Option<&AtomicU64> {
+        let (segment, at) = segment(bucket_number);
         self.segments.get(segment)?.get()?.due_at.get(at)
     }
 
     #[expect(
         clippy::indexing_slicing,
-        reason = "places are lower than the count of buckets, of which the segments have more"
+        reason = "bucket numbers are lower than the count of buckets, of which the segments have more"
     )]
-    fn made(&self, place: u64) -> (&Bucket, &AtomicU64) {
-        let (segment, at) = segment(place);
+    fn made(&self, bucket_number: u64) -> (&Bucket, &AtomicU64) {
+        let (segment, at) = segment(bucket_number);
         let made = self.segments[segment].get_or_init(|| Segment::new(segment));
         (&made.buckets[at], &made.due_at[at])
     }
@@ -317,11 +320,11 @@ impl Table {
 
 /// The bucket of a hash, if there are this many buckets.
 #[inline]
-fn place(hash: u64, count: u64) -> u64 {
+fn bucket_number(hash: u64, count: u64) -> u64 {
     let mask = count.next_power_of_two() - 1;
-    let place = hash & mask;
-    if place < count {
-        place
+    let bucket_number = hash & mask;
+    if bucket_number < count {
+        bucket_number
     } else {
         hash & (mask >> 1)
     }
@@ -329,17 +332,17 @@ fn place(hash: u64, count: u64) -> u64 {
 
 /// The segment of a bucket, and its number in the segment.
 #[inline]
-fn segment(place: u64) -> (usize, usize) {
-    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
-    match (place / FIRST).checked_ilog2() {
-        None => (0, at(place)),
-        Some(before) => (before as usize + 1, at(place - (FIRST << before))),
+fn segment(bucket_number: u64) -> (usize, usize) {
+    let at = |bucket_number: u64| usize::try_from(bucket_number).unwrap_or(usize::MAX);
+    match (bucket_number / FIRST).checked_ilog2() {
+        None => (0, at(bucket_number)),
+        Some(before) => (before as usize + 1, at(bucket_number - (FIRST << before))),
     }
 }
 
 /// The part of a hash that a bucket keeps of an entry; not zero.
 #[inline]
-fn tag(hash: u64) -> u8 {
+fn fingerprint(hash: u64) -> u8 {
     // Not the bits by which buckets are found: those are alike in a bucket.
     (hash >> 56) as u8 | 1
 }
@@ -373,83 +376,104 @@ impl Drop for Segment {
 impl Bucket {
     fn new() -> Self {
         Self {
-            tags: AtomicU64::new(0),
+            fingerprints: AtomicU64::new(0),
             cells: array::from_fn(|_| Cell::of(None)),
             next: Cell::of(None),
         }
     }
 
     #[inline(always)]
-    fn get(&self, tag: u8, accepts: &impl Fn(&Record) -> bool) -> Option<SharedRecord> {
-        // Acquire: a look-up that finds a tag finds its entry.
-        let tags = self.tags.load(Ordering::Acquire);
-        for at in matching(tags, tag) {
+    fn get(&self, fingerprint: u8, accepts: &impl Fn(&Record) -> bool) -> Option<SharedRecord> {
+        // Acquire: a look-up that finds a fingerprint finds its entry.
+        let fingerprints = self.fingerprints.load(Ordering::Acquire);
+        for at in matching(fingerprints, fingerprint) {
             let found = self.cells[at].get_if(|record| accepts(record));
             if found.is_some() {
                 return found;
             }
         }
-        if tags & CHAINED == 0 {
+        if fingerprints & CHAINED == 0 {
             return None;
         }
-        self.get_chained(tag, accepts)
+        self.get_chained(fingerprint, accepts)
     }
 
     #[cold]
-    fn get_chained(&self, tag: u8, accepts: &impl Fn(&Record) -> bool) -> Option<SharedRecord> {
-        self.next.map(|next| next.get(tag, accepts)).flatten()
+    fn get_chained(
+        &self,
+        fingerprint: u8,
+        accepts: &impl Fn(&Record) -> bool,
+    ) -> Option<SharedRecord> {
+        self.next
+            .map(|next| next.get(fingerprint, accepts))
+            .flatten()
     }
 
     // What follows is called with the lock of the bucket.
 
-    fn tags(&self) -> u64 {
+    fn fingerprints(&self) -> u64 {
         // Relaxed: written under the lock.
-        self.tags.load(Ordering::Relaxed)
+        self.fingerprints.load(Ordering::Relaxed)
     }
 
     /// Puts an entry in the place of the entry of its key, if there is one. Returns that.
-    fn replace(&self, tag: u8, by: &SharedRecord) -> Option<SharedRecord> {
-        let tags = self.tags();
+    fn replace(&self, fingerprint: u8, by: &SharedRecord) -> Option<SharedRecord> {
+        let fingerprints = self.fingerprints();
         let is_it = |at: &usize| self.cells[*at].holds(|record| record.key == by.key);
-        match matching(tags, tag).find(is_it) {
+        match matching(fingerprints, fingerprint).find(is_it) {
             Some(at) => self.cells[at].replace(Some(Arc::clone(by))),
-            None => self.next.map(|next| next.replace(tag, by)).flatten(),
+            None => self
+                .next
+                .map(|next| next.replace(fingerprint, by))
+                .flatten(),
         }
     }
 
     /// Adds an entry of a key that has none.
-    fn add(&self, tag: u8, record: SharedRecord) {
-        let tags = self.tags();
-        let free = (tags.to_le_bytes().iter().take(WIDTH)).position(|tag| *tag == 0);
+    fn add(&self, fingerprint: u8, record: SharedRecord) {
+        let fingerprints = self.fingerprints();
+        let free = (fingerprints.to_le_bytes().iter().take(WIDTH))
+            .position(|fingerprint| *fingerprint == 0);
         match free {
             Some(at) => {
                 self.cells[at].replace(Some(record));
                 // Release: see `get`.
-                self.tags
-                    .store(tags | u64::from(tag) << (8 * at), Ordering::Release);
+                self.fingerprints.store(
+                    fingerprints | u64::from(fingerprint) << (8 * at),
+                    Ordering::Release,
+                );
             }
-            None if tags & CHAINED != 0 => {
-                self.next.map(|next| next.add(tag, record));
+            None if fingerprints & CHAINED != 0 => {
+                self.next.map(|next| next.add(fingerprint, record));
             }
             None => {
                 let next = Self::new();
-                next.add(tag, record);
+                next.add(fingerprint, record);
                 self.next.replace(Some(Arc::new(next)));
-                self.tags.store(tags | CHAINED, Ordering::Release);
+                self.fingerprints
+                    .store(fingerprints | CHAINED, Ordering::Release);
             }
         }
     }
 
-    fn remove(&self, tag: u8, condition: &impl Fn(&SharedRecord) -> bool) -> Option<SharedRecord> {
-        match matching(self.tags(), tag).find(|&at| self.cells[at].holds(condition)) {
+    fn remove(
+        &self,
+        fingerprint: u8,
+        condition: &impl Fn(&SharedRecord) -> bool,
+    ) -> Option<SharedRecord> {
+        match matching(self.fingerprints(), fingerprint).find(|&at| self.cells[at].holds(condition))
+        {
             Some(at) => self.clear(at),
-            None => self.next.map(|next| next.remove(tag, condition)).flatten(),
+            None => self
+                .next
+                .map(|next| next.remove(fingerprint, condition))
+                .flatten(),
         }
     }
 
     fn clear(&self, at: usize) -> Option<SharedRecord> {
-        self.tags
-            .store(self.tags() & !(0xff << (8 * at)), Ordering::Release);
+        self.fingerprints
+            .store(self.fingerprints() & !(0xff << (8 * at)), Ordering::Release);
         self.cells[at].replace(None)
     }
 
@@ -465,28 +489,29 @@ impl Bucket {
         }
         let is_empty = self.next.map(|next| {
             next.remove_where(removed, condition);
-            next.tags() == 0
+            next.fingerprints() == 0
         });
         if is_empty == Some(true) {
-            self.tags.store(self.tags() & !CHAINED, Ordering::Release);
+            self.fingerprints
+                .store(self.fingerprints() & !CHAINED, Ordering::Release);
             self.next.replace(None);
         }
     }
 
     fn for_each(&self, look: &mut impl FnMut(u8, &SharedRecord)) {
-        for (cell, tag) in zip(&self.cells, self.tags().to_le_bytes()) {
-            cell.map(|record| look(tag, record));
+        for (cell, fingerprint) in zip(&self.cells, self.fingerprints().to_le_bytes()) {
+            cell.map(|record| look(fingerprint, record));
         }
         self.next.map(|next| next.for_each(look));
     }
 }
 
-/// The cells with this tag, and now and then one with another tag.
+/// The cells with this fingerprint, and now and then one with another fingerprint.
 #[inline]
-fn matching(tags: u64, tag: u8) -> impl Iterator<Item = usize> {
-    // A byte of `differs` is zero where the tags are equal. To take 1 from such a byte sets its highest bit, and may
+fn matching(fingerprints: u64, fingerprint: u8) -> impl Iterator<Item = usize> {
+    // A byte of `differs` is zero where the fingerprints are equal. To take 1 from such a byte sets its highest bit, and may
     // set the highest bit of the next byte, too (S. E. Anderson, Bit Twiddling Hacks).
-    let differs = (tags ^ (u64::from(tag) * ONES)) & TAGS;
+    let differs = (fingerprints ^ (u64::from(fingerprint) * ONES)) & FINGERPRINTS;
     let mut found = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
     from_fn(move || {
         let at = found.trailing_zeros() / 8;
@@ -533,9 +558,9 @@ mod tests {
             assert!(put(&table, key).is_some_and(|former| *former.key == **key));
         }
         assert_eq!(table.len(), keys.len() as u64);
-        for (place, key) in keys.iter().enumerate() {
+        for (bucket_number, key) in keys.iter().enumerate() {
             assert!(has(&table, key));
-            if place % 2 == 0 {
+            if bucket_number % 2 == 0 {
                 let removed = table.remove_if(table.hash(key), |record| *record.key == **key);
                 assert!(removed.is_some() && !has(&table, key));
             }
@@ -543,8 +568,8 @@ mod tests {
         for key in keys.iter().skip(1).step_by(2) {
             assert!(has(&table, key));
         }
-        for place in 0..table.buckets() {
-            table.remove_from(place, |_| true);
+        for bucket_number in 0..table.buckets() {
+            table.remove_from(bucket_number, |_| true);
         }
         assert_eq!(table.len(), 0);
         assert!(!keys.iter().any(|key| has(&table, key)));
@@ -566,8 +591,8 @@ mod tests {
     #[test]
     fn buckets_fill_one_segment_after_the_other() {
         let of = |number| (0..Segment::new(number).buckets.len()).map(move |at| (number, at));
-        let places: Vec<_> = (0..8 * FIRST).map(segment).collect();
-        assert_eq!(places, (0..4).flat_map(of).collect::<Vec<_>>());
+        let segments: Vec<_> = (0..8 * FIRST).map(segment).collect();
+        assert_eq!(segments, (0..4).flat_map(of).collect::<Vec<_>>());
     }
 
     #[test]
@@ -612,15 +637,17 @@ mod tests {
             put(&table, &number.to_string());
         }
         let sweep = |now: Tick| {
-            let due = (0..table.buckets()).filter(|place| table.is_due(*place, now));
-            let removed =
-                due.map(|place| table.remove_from(place, |record| now >= record.expires_at));
+            let due =
+                (0..table.buckets()).filter(|bucket_number| table.is_due(*bucket_number, now));
+            let removed = due.map(|bucket_number| {
+                table.remove_from(bucket_number, |record| now >= record.expires_at)
+            });
             removed.flatten().count()
         };
         assert_eq!([6, 7, 8, 9, 10].map(sweep), [0, 1, 0, 1, 0]);
         assert_eq!(
             (0..table.buckets())
-                .filter(|place| table.is_due(*place, NEVER - 1))
+                .filter(|bucket_number| table.is_due(*bucket_number, NEVER - 1))
                 .count(),
             0
         );

@@ -191,7 +191,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
             return self.cache.get_or_load_by(key, load).await;
         }
         let key = key_text(key)?;
-        let loads = engine.loads().of(&key);
+        let loads = engine.loads().for_key(&key);
         let entry = loads.get_or_load_at_least(key, token, load()).await?;
         Ok(Entry::of(entry))
     }

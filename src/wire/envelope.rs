@@ -219,11 +219,11 @@ pub(crate) fn begin() -> Vec<u8> {
     body
 }
 
-/// Where a value belongs.
+/// Of a namespace and a key: with it, the checksum of a value fits no other key.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place(u64);
+pub(crate) struct ChecksumSeed(u64);
 
-impl Place {
+impl ChecksumSeed {
     /// No key of it.
     pub(crate) fn namespace(namespace: &str) -> Self {
         Self(XxHash3_64::oneshot(namespace.as_bytes()))
@@ -236,7 +236,7 @@ impl Place {
 
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
 /// the fields before the payload.
-pub(crate) fn seal(body: &mut Vec<u8>, head: Head, ttls: Ttls, tags: &[Key], place: Place) {
+pub(crate) fn seal(body: &mut Vec<u8>, head: Head, ttls: Ttls, tags: &[Key], seed: ChecksumSeed) {
     // `begin` has made room for the fields before the payload.
     debug_assert!(body.len() >= PAYLOAD_IN_BODY);
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
@@ -253,7 +253,7 @@ pub(crate) fn seal(body: &mut Vec<u8>, head: Head, ttls: Ttls, tags: &[Key], pla
         fields.put_u32(payload.try_into().unwrap_or(u32::MAX));
     }
     // Last: it covers the fields above. The times it leaves out, as scripts change them and cannot hash.
-    let sum = checksum(body, place);
+    let sum = checksum(body, seed);
     if let Some(mut field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
         field.put_u64(sum);
     }
@@ -291,12 +291,12 @@ pub(crate) fn open_tags(mut bytes: &[u8], most: usize) -> Option<Vec<Key>> {
 }
 
 /// The checksum of a body: all but the times, and the field that holds it.
-pub(crate) fn checksum(body: &[u8], place: Place) -> u64 {
+pub(crate) fn checksum(body: &[u8], seed: ChecksumSeed) -> u64 {
     let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
     let (head, rest) = (head.get(TIMES..), rest.get(8..).unwrap_or_default());
     let head = head.unwrap_or_default();
     // The head is short and fixed: its hash seeds the hash of the rest, so neither is copied.
-    let head = XxHash3_64::oneshot_with_seed(place.0, head);
+    let head = XxHash3_64::oneshot_with_seed(seed.0, head);
     XxHash3_64::oneshot_with_seed(head, rest)
 }
 
@@ -362,11 +362,11 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Lifetime)> {
 /// only. Costs one pass over the value, and allocates for tags only.
 pub(crate) fn open(
     bytes: &[u8],
-    place: Place,
+    seed: ChecksumSeed,
     type_tag: u64,
 ) -> Result<Option<Envelope<'_>>, Damage> {
     let value = value_of(bytes, type_tag);
-    value.map(|value| open_value(value?, place)).transpose()
+    value.map(|value| open_value(value?, seed)).transpose()
 }
 
 /// The value with a type tag; or damage in front of it, as the lengths there say where the value begins.
@@ -381,9 +381,9 @@ fn value_of(bytes: &[u8], type_tag: u64) -> Option<Result<&[u8], Damage>> {
 #[cfg(feature = "inspect")]
 pub(crate) fn open_each(
     bytes: &[u8],
-    place: Place,
+    seed: ChecksumSeed,
 ) -> impl Iterator<Item = Result<Envelope<'_>, Damage>> {
-    values(bytes).map(move |value| open_value(value?, place))
+    values(bytes).map(move |value| open_value(value?, seed))
 }
 
 /// Whether a value has this type tag.
@@ -461,7 +461,7 @@ pub(crate) fn type_tag_of(body: &[u8]) -> Option<u64> {
 }
 
 /// Takes a value apart, whose length was found by its head.
-fn open_value(value: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
+fn open_value(value: &[u8], seed: ChecksumSeed) -> Result<Envelope<'_>, Damage> {
     // The checks are in the order of their cost; the checksum passes over all bytes.
     let body = value.get(STAMPED..).unwrap_or_default();
     let head = body.split_first_chunk::<PAYLOAD_IN_BODY>();
@@ -474,7 +474,7 @@ fn open_value(value: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     let parts = length.and_then(|length| rest.split_at_checked(length));
     let (payload, tags) = parts.ok_or(Damage::Length)?;
     let (stamp, lifetime) = read_stamp(value).ok_or(Damage::Checksum)?;
-    if checksum(body, place) != fields.get_u64() {
+    if checksum(body, seed) != fields.get_u64() {
         return Err(Damage::Checksum);
     }
     // No release has set one yet. A later one may mark bytes that are no value, which this one takes for a miss.
@@ -524,13 +524,13 @@ mod tests {
             HEAD_FIELDS,
             Ttls::new(Duration::ZERO),
             tags,
-            place(),
+            seed(),
         );
         restamped(STAMP, LIFETIME, &stamped(STAMP, &body))
     }
 
-    fn place() -> Place {
-        Place::namespace("ns").key("k")
+    fn seed() -> ChecksumSeed {
+        ChecksumSeed::namespace("ns").key("k")
     }
 
     fn tags() -> Vec<Key> {
@@ -550,7 +550,7 @@ mod tests {
                 payload: b"payload",
                 tags,
             };
-            assert_eq!(open(&bytes, place(), TYPE), Ok(Some(envelope)));
+            assert_eq!(open(&bytes, seed(), TYPE), Ok(Some(envelope)));
         }
     }
 
@@ -571,7 +571,7 @@ mod tests {
             (vec![longer], false),
         ] {
             let bytes = sample(&tags);
-            let opened = open(&bytes, place(), TYPE);
+            let opened = open(&bytes, seed(), TYPE);
             let opened = opened.map(|value| value.map(|value| value.tags));
             assert_eq!(opened, is_value.then_some(Some(tags)).ok_or(Damage::Length));
         }
@@ -584,7 +584,7 @@ mod tests {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             // With another type tag it is the value of other instances.
-            let opened = open(&bad, place(), TYPE);
+            let opened = open(&bad, seed(), TYPE);
             assert!(!matches!(opened, Ok(Some(_))), "bit {bit}");
         }
     }
@@ -594,23 +594,23 @@ mod tests {
         let good = sample(&tags());
         for length in 0..good.len() {
             assert!(
-                open(&good[..length], place(), TYPE).is_err(),
+                open(&good[..length], seed(), TYPE).is_err(),
                 "cut to {length}"
             );
         }
         let mut longer = good;
         longer.push(0);
-        assert_eq!(open(&longer, place(), TYPE), Err(Damage::Length));
+        assert_eq!(open(&longer, seed(), TYPE), Err(Damage::Length));
     }
 
     #[test]
     fn a_value_of_another_key_or_namespace_is_noticed() {
         let bytes = sample(&[]);
         for other in [
-            Place::namespace("ns").key("K"),
-            Place::namespace("ns").key(""),
-            Place::namespace("n").key("sk"),
-            Place::namespace("ns2").key("k"),
+            ChecksumSeed::namespace("ns").key("K"),
+            ChecksumSeed::namespace("ns").key(""),
+            ChecksumSeed::namespace("n").key("sk"),
+            ChecksumSeed::namespace("ns2").key("k"),
         ] {
             assert_eq!(open(&bytes, other, TYPE), Err(Damage::Checksum));
         }
@@ -622,26 +622,26 @@ mod tests {
             let mut body = begin();
             body.extend_from_slice(&type_tag.to_be_bytes());
             let head = Head { codec: 1, type_tag };
-            seal(&mut body, head, Ttls::new(Duration::ZERO), &tags(), place());
+            seal(&mut body, head, Ttls::new(Duration::ZERO), &tags(), seed());
             stamped(STAMP, &body)
         };
         let stored = join(&[value(1), value(2), value(3)]);
         for type_tag in [1, 2, 3] {
-            let opened = open(&stored, place(), type_tag).unwrap().unwrap();
+            let opened = open(&stored, seed(), type_tag).unwrap().unwrap();
             assert_eq!(opened.payload, type_tag.to_be_bytes());
             assert_eq!(opened.tags, tags());
         }
-        assert_eq!(open(&stored, place(), 4), Ok(None));
+        assert_eq!(open(&stored, seed(), 4), Ok(None));
         let split: Vec<_> = values(&stored).map(Result::unwrap).collect();
         assert_eq!(join(&split), stored);
         assert_eq!(join(&split[2..]), value(3));
         // What is behind a value does not matter to it; without what is in front it is not found.
         let cut = &stored[..stored.len() - 1];
-        assert_eq!(open(cut, place(), 3), Err(Damage::Length));
-        assert!(open(cut, place(), 2).is_ok_and(|value| value.is_some()));
+        assert_eq!(open(cut, seed(), 3), Err(Damage::Length));
+        assert!(open(cut, seed(), 2).is_ok_and(|value| value.is_some()));
         let mut damaged = stored.clone();
         damaged[0] = 0;
-        assert_eq!(open(&damaged, place(), 3), Err(Damage::Format));
+        assert_eq!(open(&damaged, seed(), 3), Err(Damage::Format));
         let many: Vec<_> = (0..=MOST_VALUES as u64).map(value).collect();
         assert_eq!(values(&join(&many)).count(), MOST_VALUES);
     }
@@ -681,7 +681,7 @@ mod tests {
             ..Ttls::new(Duration::from_millis(40))
         };
         let mut body = begin();
-        seal(&mut body, HEAD_FIELDS, ttls, &[], place());
+        seal(&mut body, HEAD_FIELDS, ttls, &[], seed());
         let bytes = stamped(STAMP, &body);
         assert_eq!(read_stamp(&bytes), Some((STAMP, LIFETIME)));
         assert_eq!(restamped(STAMP, LIFETIME, &bytes), bytes);

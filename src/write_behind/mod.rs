@@ -266,7 +266,7 @@ where
             let stored = stored.map_err(Reason::Load)?;
             // No lease is granted while a write waits, and without one no version.
             let Some(version) = stored.meta().version() else {
-                self.streams.partitions.of(&text).wake.notify_one();
+                self.streams.partitions.for_key(&text).wake.notify_one();
                 sleep(LOOK_AGAIN).await;
                 continue;
             };
@@ -358,8 +358,8 @@ impl Streams {
                 most: self.capacity,
                 version,
             };
-            let writes = self.engine.writes().of(&key);
-            let wake = &self.partitions.of(&key).wake;
+            let writes = self.engine.writes().for_key(&key);
+            let wake = &self.partitions.for_key(&key).wake;
             let appended = writes.append(key, value, append).await;
             match appended.map_err(Reason::from)? {
                 Written::Full => Err(Reason::Full(self.capacity).into()),

@@ -30,7 +30,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// They grow to this.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// A trouble with the source is over when `store` has not failed for this long.
-const OVER_AFTER: Duration = Duration::from_secs(5);
+const OUTAGE_OVER_AFTER: Duration = Duration::from_secs(5);
 /// Why a write with the worker's type tag is a dead letter that was not given to `store`.
 const UNREADABLE: &str = "it cannot be read";
 /// Why a write with another type tag is a dead letter.
@@ -215,7 +215,7 @@ impl Worker {
         }
         now.has_stored |= matches!(worked, Worked::Stored);
         let quiet = self.ctx.now().saturating_sub(now.last);
-        if quiet < nanos(OVER_AFTER) || matches!(worked, Worked::Buried) {
+        if quiet < nanos(OUTAGE_OVER_AFTER) || matches!(worked, Worked::Buried) {
             return;
         }
         // If nothing waited since, nobody knows.

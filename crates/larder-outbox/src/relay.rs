@@ -27,13 +27,13 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// The shortest pause after a poll that failed, also if L2 has answered since.
 const SHORTEST_RETRY: Duration = Duration::from_millis(50);
 /// How long the relay waits for the database.
-const LIMIT: Duration = Duration::from_secs(10);
+const DATABASE_WITHIN: Duration = Duration::from_secs(10);
 /// How many rows are read together, if there are as many.
-const MOST: u32 = 1024;
+const ROWS_READ: u32 = 1024;
 /// Rows that a poll delivers, of those that it has read.
-const BATCH: usize = 256;
+const ROWS_DELIVERED: usize = 256;
 /// The polls without a failure after which an outage is over. Failures that are closer together are one outage.
-const OVER_AFTER: u32 = 4;
+const OUTAGE_OVER_AFTER: u32 = 4;
 /// The polls after which the relay looks for rows of unknown namespaces: about once a minute.
 const POLLS_PER_LOOK: u32 = 60;
 /// A row of an unknown namespace is told after this time. The table may belong to another service, too, whose relay
@@ -231,7 +231,7 @@ impl RelayWorker {
     fn note_success(&self, outage: &mut Option<Outage>) {
         let Some(now) = outage else { return };
         now.calm += 1;
-        if now.calm >= OVER_AFTER {
+        if now.calm >= OUTAGE_OVER_AFTER {
             *outage = None;
             let namespaces = self.namespaces();
             info!(namespaces, "the outbox is delivered again");
@@ -314,7 +314,7 @@ impl RelayWorker {
         caches: &BTreeMap<String, AnyCache>,
     ) -> Result<(), OutboxError> {
         let known: Vec<String> = caches.keys().cloned().collect();
-        let mut rows = within(self.table.read(Namespaces::NotIn(&known), MOST)).await?;
+        let mut rows = within(self.table.read(Namespaces::NotIn(&known), ROWS_READ)).await?;
         rows.retain(|row| age(row.written_ms) >= UNKNOWN_AFTER);
         let many = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         lock(&self.counters).stats.unknown = many;
@@ -348,15 +348,15 @@ impl RelayWorker {
         if namespaces.is_empty() {
             return Ok(false);
         }
-        let mut rows = within(self.table.read(Namespaces::In(&namespaces), MOST)).await?;
+        let mut rows = within(self.table.read(Namespaces::In(&namespaces), ROWS_READ)).await?;
         // Already here: the delivery may take as long as L2 does not answer.
         self.note_oldest(&rows);
         let many = rows.len();
-        if many > BATCH {
+        if many > ROWS_DELIVERED {
             // Relays that work off the same backlog at the same time take mostly different rows, without any lock.
             fastrand::shuffle(&mut rows);
         }
-        let waiting = rows.split_off(many.min(BATCH));
+        let waiting = rows.split_off(many.min(ROWS_DELIVERED));
         // Each by itself, so that one that L2 refuses does not hold up the others. The writer of the cache sends them
         // together.
         let outcomes = join_all(rows.iter().map(|row| invalidate(caches, row))).await;
@@ -384,7 +384,7 @@ impl RelayWorker {
         self.since_ms = began;
         // A poll that L2 has failed has read the table all the same, so it counts.
         lock(&self.counters).stats.polls += 1;
-        Ok(many > BATCH)
+        Ok(many > ROWS_DELIVERED)
     }
 
     fn note_oldest(&self, rows: &[Row]) {
@@ -416,7 +416,9 @@ impl RelayWorker {
 /// The answer of the database, in time. With the wait for a connection: a pool that is used up must not stop the relay
 /// unnoticed.
 async fn within<T>(call: impl Future<Output = Result<T, BoxError>>) -> Result<T, OutboxError> {
-    let done = timeout(LIMIT, call).await.map_err(OutboxError::database)?;
+    let done = timeout(DATABASE_WITHIN, call)
+        .await
+        .map_err(OutboxError::database)?;
     done.map_err(OutboxError::database)
 }
 

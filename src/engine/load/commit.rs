@@ -53,7 +53,7 @@ pub(crate) fn invalidate_after(
 impl Loads {
     /// A value that is to be written through: to the source alone, if the caches cannot store it.
     pub(crate) fn ready(&self, key: &Key, value: Loaded<AnyValue>) -> Result<Ready, WriteError> {
-        let ready = Ready::of(&self.ctx, key, value, None);
+        let ready = Ready::from_loaded(&self.ctx, key, value, None);
         ready.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))
     }
 

@@ -97,7 +97,7 @@ impl Loads {
             return Err(error);
         };
         if found.kind != OutcomeKind::Fresh {
-            // An error that says nothing of other callers' loads must not keep these from loading.
+            // An error of one caller must not keep other callers from loading.
             if !error.is_of_one_caller() {
                 let pause = options.jittered(options.tuned().fallback_throttle);
                 ctx.backoff.wait(key, pause, After::Fallback);

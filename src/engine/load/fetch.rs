@@ -35,7 +35,7 @@ use crate::util::time_slice::SharedTimeSlice;
 use crate::vocabulary::AnyValue;
 
 /// How many lease requests or fills of one load are under way at a time.
-const AT_ONCE: usize = 64;
+const KEYS_AT_ONCE: usize = 64;
 
 /// The result of a load or refresh under way, for the callers that wait for it.
 pub(super) type Flight = SharedResult<LoadOutcome>;
@@ -52,7 +52,7 @@ pub(crate) struct Fetch {
     /// The value that is replaced: stale, or, known with the lease, kept past its TTL.
     previous: Option<AnyEntry>,
     /// The number by which the loader knows the key: its index in the list of those that are run together.
-    number: usize,
+    loader_index: usize,
     /// The callers of a fetch that is dropped are told that it has no result.
     sender: ResultSender<LoadOutcome>,
 }
@@ -64,7 +64,7 @@ pub(crate) type ToRun = (Fetch, Loader);
 impl Fetch {
     /// Returns the flight of a load or refresh. If the caller began it, also returns the `Fetch`, which the caller must
     /// run.
-    pub(super) fn of(
+    pub(super) fn from_join(
         join: Join<LoadOutcome>,
         goal: Goal,
         previous: Option<AnyEntry>,
@@ -78,7 +78,7 @@ impl Fetch {
             request,
             lease: None,
             previous,
-            number: 0,
+            loader_index: 0,
             sender,
         });
         (join.result, fetch)
@@ -122,8 +122,8 @@ impl Loads {
     /// Loads the keys in parts, one part after the other: the leases of a part do not run out while the leases of other
     /// parts are asked for or used.
     pub(super) async fn run_all(&self, mut fetches: Vec<Fetch>, loader: Loader) {
-        for (number, fetch) in fetches.iter_mut().enumerate() {
-            fetch.number = number;
+        for (index, fetch) in fetches.iter_mut().enumerate() {
+            fetch.loader_index = index;
         }
         let rest = fetches.get(MOST_IN_A_LOAD..).unwrap_or_default();
         let rest = rest.iter().map(|fetch| (fetch.op.key.clone(), fetch.id()));
@@ -136,8 +136,8 @@ impl Loads {
         }
     }
 
-    /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
-    /// Such a key does not wait for the other keys, or two instances could wait for each other.
+    /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted. A
+    /// granted key never waits for other keys: otherwise two instances could wait for each other.
     ///
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
     /// as the notice of its end may be lost. [`Rounds`] says when.
@@ -220,7 +220,7 @@ impl Loads {
             }
             let load = (!ready.is_empty()).then(|| {
                 let keys = ready.iter().map(|fetch| LoadKey {
-                    number: fetch.number,
+                    loader_index: fetch.loader_index,
                     key: fetch.op.key.clone(),
                     previous: fetch.previous.clone(),
                 });
@@ -259,7 +259,7 @@ impl Loads {
         {
             return vec![only.await];
         }
-        stream::iter(answers).buffered(AT_ONCE).collect().await
+        stream::iter(answers).buffered(KEYS_AT_ONCE).collect().await
     }
 
     /// Takes out the keys whose leases have ended; when it is time for the next round, all of them.
@@ -314,7 +314,9 @@ impl Loads {
             return;
         }
         stream::iter(ended)
-            .for_each_concurrent(AT_ONCE, |(fetch, loaded)| self.store_and_end(fetch, loaded))
+            .for_each_concurrent(KEYS_AT_ONCE, |(fetch, loaded)| {
+                self.store_and_end(fetch, loaded)
+            })
             .await;
     }
 

@@ -68,7 +68,8 @@ pub(crate) async fn store(
     replaces: Replaces<'_>,
 ) -> Result<Option<FillOutcome>, LoadError> {
     let ready = loaded.and_then(|loaded| {
-        let ready = loaded.map(|loaded| Ready::of(ctx, &op.key, loaded, replaces.previous()));
+        let ready =
+            loaded.map(|loaded| Ready::from_loaded(ctx, &op.key, loaded, replaces.previous()));
         let ready = ready.map(|ready| {
             ready.ok_or_else(|| {
                 ctx.counters.load_failures.bump();
@@ -172,7 +173,7 @@ pub(crate) async fn fill(
 impl Ready {
     /// A value that a loader or another source has returned, or the one that it found unchanged. `None` if there is no
     /// value.
-    pub(crate) fn of(
+    pub(crate) fn from_loaded(
         ctx: &Context,
         key: &Key,
         loaded: Loaded<AnyValue>,

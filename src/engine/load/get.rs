@@ -30,7 +30,7 @@ pub(super) struct Since {
     write: Version,
     /// A load with this number or a higher one began after the caller's own read of L2, which had no value or no
     /// answer.
-    number: u64,
+    op_number: u64,
 }
 
 /// A call with a loader, as a future that does not depend on the types of its caller.
@@ -51,7 +51,7 @@ struct Joined {
     /// The caller has begun it.
     is_own: bool,
     /// The load began before the call, or before some tag was invalidated: its value may be old.
-    is_late: bool,
+    began_early: bool,
 }
 
 /// Whether a caller may have the result of a load that it has joined or begun.
@@ -68,16 +68,16 @@ enum Verdict {
 impl Verdict {
     /// A result `is_at_least` if its value was stored by the write of the caller's token or later, or if the caller has
     /// no token.
-    fn of(result: LoadOutcome, is_own: bool, is_late: bool, is_at_least: bool) -> Self {
+    fn decide(result: LoadOutcome, is_own: bool, began_early: bool, is_at_least: bool) -> Self {
         let outcome = match result {
             // The source may have changed since that load began.
-            Err(_) if is_late => return Self::Again,
+            Err(_) if began_early => return Self::Again,
             Ok(Some(outcome)) => outcome,
             // Without a value nothing can be too old.
             no_value => return Self::Take(no_value),
         };
         // Rule 20: a tag was invalidated since it began; its value has the tag, or L2 has not compared its tags.
-        if is_late && !outcome.is_usable_late() {
+        if began_early && !outcome.is_usable_if_early() {
             return Self::Again;
         }
         // Rule 22: the value was stored by the write of the token or later, or it comes from a load that began after L2
@@ -89,11 +89,11 @@ impl Verdict {
         if let Some(error) = outcome.failed {
             return Self::Fallback(error);
         }
-        if is_late {
+        if began_early {
             return Self::Again;
         }
-        // A value that such a load has found in L1 is new enough only for the caller that has begun it: other callers'
-        // loads are content with the entry in L1.
+        // A value found in L1 is new enough only if this caller began the load: loads that others began accept any entry of
+        // L1.
         if !is_own && outcome.source == Source::L1 {
             return Self::Alone;
         }
@@ -115,7 +115,7 @@ impl Loads {
             let (outcome, now) = loads.reads.read(&key).await;
             match loads.reads.answer(&key, outcome, now) {
                 Ok(entry) => loads.refresh_if_due(key, entry, load).await,
-                Err(want) => one(loads.load_missing(key, want, load, None).await),
+                Err(want) => entry_or_not_found(loads.load_missing(key, want, load, None).await),
             }
         })
     }
@@ -143,7 +143,7 @@ impl Loads {
         let loader = load.loader();
         let load = || Load::ByCall(loader.clone());
         let loading = self.join_or_load(key.clone(), Goal::Unread, Some(Want::Any), load(), None);
-        let entry = one(loading.await)?;
+        let entry = entry_or_not_found(loading.await)?;
         // A load that has run may end with a value of L2, too: with a later one than its own. If the loader was not called,
         // the value was there, and is handed out as that of a read.
         if entry.source() != Source::Loader && !entry.is_fallback() && loader.is_unused() {
@@ -186,7 +186,7 @@ impl Loads {
         load: Load,
     ) -> Result<AnyEntry, LoadError> {
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
-        let number = self.ctx.l1.in_flight.next(&key);
+        let op_number = self.ctx.l1.in_flight.next(&key);
         let write = self.reads.write_of(token);
         let found = (self.reads).look_up_at_least(slice::from_ref(&key), token);
         let want = match found.await.pop().unwrap_or(Err(None)) {
@@ -204,8 +204,8 @@ impl Loads {
         if let Some(entry) = self.fallback_while_paused(&key, Proof::Unused).await {
             return Ok(entry);
         }
-        let since = (!without(Rule::TokenLoads)).then_some(Since { write, number });
-        one(self.load_missing(key, want, load, since).await)
+        let since = (!without(Rule::TokenLoads)).then_some(Since { write, op_number });
+        entry_or_not_found(self.load_missing(key, want, load, since).await)
     }
 
     /// The entry of a caller for whom L2 is not asked: while L2 is silent, or the source fails, callers are not to wait
@@ -240,11 +240,11 @@ impl Loads {
         load: Load,
         mut since: Option<Since>,
     ) -> Result<Option<AnyEntry>, LoadError> {
-        let (mut load, mut may_be_late) = (Some(load), true);
+        let (mut load, mut accepts_early) = (Some(load), true);
         // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
         // runs once at most.
         loop {
-            let (joined, to_run) = self.join(&key, goal, want, since, may_be_late);
+            let (joined, to_run) = self.join(&key, goal, want, since, accepts_early);
             if let Some(to_run) = to_run
                 && let Some(load) = load.take()
                 && let Some((to_run, loader)) = load.begin(self, to_run)
@@ -258,7 +258,7 @@ impl Loads {
                 // The load of many keys returns no value for a key that its loader does not know; this loader may.
                 Some(Ok(None)) if !is_own => {}
                 Some(result) => return result,
-                None => may_be_late = false,
+                None => accepts_early = false,
             }
             drop(waiting);
         }
@@ -391,19 +391,20 @@ impl Loads {
         goal: Goal,
         want: Option<Want>,
         since: Option<Since>,
-        may_be_late: bool,
+        accepts_early: bool,
     ) -> (Joined, Option<Fetch>) {
         // In this order: a change that comes in between ends an error too early.
         let caller = self.ctx.l1.freshness.caller(self.ctx.now());
         let began = self.now_began();
-        let number = since.map_or(0, |since| since.number);
-        let (join, is_late) = (self.ctx.l1.in_flight).join_load(key, caller, number, may_be_late);
+        let op_number = since.map_or(0, |since| since.op_number);
+        let (join, began_early) =
+            (self.ctx.l1.in_flight).join_load(key, caller, op_number, accepts_early);
         let request = want.map(|want| lease::request(&self.ctx, want));
-        let (flight, to_run) = Fetch::of(join, goal, None, began, request);
+        let (flight, to_run) = Fetch::from_join(join, goal, None, began, request);
         let joined = Joined {
             flight,
             is_own: to_run.is_some(),
-            is_late,
+            began_early,
         };
         (joined, to_run)
     }
@@ -419,7 +420,7 @@ impl Loads {
         let Joined {
             flight,
             is_own,
-            is_late,
+            began_early,
         } = joined;
         let result = self.result_of(key, flight).await;
         let is_at_least = match (&since, &result) {
@@ -429,7 +430,7 @@ impl Loads {
             // Without a token each value is.
             _ => true,
         };
-        match Verdict::of(result, is_own, is_late, is_at_least) {
+        match Verdict::decide(result, is_own, began_early, is_at_least) {
             Verdict::Take(result) => {
                 Some(result.map(|found| found.map(|it| self.reads.hand_out_outcome(it))))
             }
@@ -437,7 +438,7 @@ impl Loads {
             Verdict::Alone => {
                 if let Some(since) = since {
                     // No load has a number as high as this.
-                    since.number = u64::MAX;
+                    since.op_number = u64::MAX;
                 }
                 None
             }
@@ -449,7 +450,9 @@ impl Loads {
 }
 
 /// A loader of one key has a value for it; one of many keys may not.
-pub(super) fn one(result: Result<Option<AnyEntry>, LoadError>) -> Result<AnyEntry, LoadError> {
+pub(super) fn entry_or_not_found(
+    result: Result<Option<AnyEntry>, LoadError>,
+) -> Result<AnyEntry, LoadError> {
     result.and_then(|entry| entry.ok_or_else(LoadError::not_found))
 }
 
@@ -465,16 +468,16 @@ mod tests {
         Outcome::fresh(Arc::new(record), source)
     }
 
-    /// `own` if the caller has begun the load, `late` if it has joined one that began before the call; `older` if it
+    /// `own` if the caller has begun the load, `early` if it has joined one that began before the call; `older` if it
     /// has a token, and the value is of an earlier write.
     fn verdict(words: &str) -> &'static str {
         let stored = Version { epoch: 1, ver: 1 };
-        let (mut is_own, mut is_late, mut is_at_least) = (false, false, true);
+        let (mut is_own, mut began_early, mut is_at_least) = (false, false, true);
         let mut result = None;
         for word in words.split(' ') {
             match word {
                 "own" => is_own = true,
-                "late" => is_late = true,
+                "early" => began_early = true,
                 "older" => is_at_least = false,
                 "loaded" => result = Some(Ok(Some(outcome(stored, Source::Loader)))),
                 "unstored" => result = Some(Ok(Some(outcome(Version::ABSENT, Source::Loader)))),
@@ -489,7 +492,7 @@ mod tests {
                 _ => panic!("{words}"),
             }
         }
-        match Verdict::of(result.unwrap(), is_own, is_late, is_at_least) {
+        match Verdict::decide(result.unwrap(), is_own, began_early, is_at_least) {
             Verdict::Take(_) => "take",
             Verdict::Again => "again",
             Verdict::Alone => "alone",
@@ -508,20 +511,20 @@ mod tests {
             "unknown => take",
             "error => take",
             // A tag was invalidated since the load began (rule 20).
-            "late loaded => take",
-            "late unstored => again",
-            "late fallback => take",
-            "late unknown => take",
-            "late error => again",
+            "early loaded => take",
+            "early unstored => again",
+            "early fallback => take",
+            "early unknown => take",
+            "early error => again",
             // A token (rule 22).
             "older loaded => take",
             "older unstored => take",
             "older in-l1 => alone",
             "older own in-l1 => take",
             "older fallback => another fallback",
-            "older late loaded => again",
-            "older late in-l1 => again",
-            "older late fallback => another fallback",
+            "older early loaded => again",
+            "older early in-l1 => again",
+            "older early fallback => another fallback",
         ] {
             let (words, does) = row.split_once(" => ").unwrap();
             assert_eq!(verdict(words), does, "{row}");

@@ -52,7 +52,7 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 /// A key of a call of a loader.
 pub(crate) struct LoadKey {
     /// The index of the key among those that the loader was made for.
-    pub(crate) number: usize,
+    pub(crate) loader_index: usize,
     pub(crate) key: Key,
     /// The value before the load: stale, kept past its TTL, or `None`.
     pub(crate) previous: Option<AnyEntry>,
@@ -83,7 +83,7 @@ impl Loader {
                 let indexes: HashMap<Key, usize> =
                     texts.map(|(index, key)| (key.key.clone(), index)).collect();
                 let mut values: Vec<_> = keys.iter().map(|_| None).collect();
-                let asked = keys.into_iter().map(|key| (key.number, key.previous));
+                let asked = keys.into_iter().map(|key| (key.loader_index, key.previous));
                 let loading = load(asked.collect());
                 Box::pin(async move {
                     for (key, value) in loading.await? {

@@ -2,9 +2,9 @@
 //! `load_timeout`, with their leases renewed: the look-up that would close a cycle is an error instead. A loader has no
 //! permit while it waits for a load: otherwise the load might get no permit.
 //!
-//! A load waits for another one only if it has joined it: after a change of a key a former load of the key may wait for
-//! one that looks the key up, and begins a new load. A load that has to wait for a lease, which a refresh of its key or
-//! another instance has, goes on after `lease_wait`, so it is in no cycle.
+//! A load waits for another one only if it has joined it: after a change of a key, its old load may wait for a load that
+//! looks the key up and so begins a new one. A load that has to wait for a lease, which a refresh of its key or another
+//! instance has, goes on after `lease_wait`, so it is in no cycle.
 //!
 //! A call of a loader is known by its task. A look-up of a task that the loader spawns is like any caller's look-up.
 
@@ -112,9 +112,8 @@ impl LoaderCall {
         })
     }
 
-    /// Runs the user's code, which is polled only with a permit. While the call waits for a load it gives the permit
-    /// back, and is not polled before it has one again: the code may give the look-up up in any poll, and does other
-    /// work in that same poll.
+    /// Runs the user's code, which is polled only with a permit. While the call waits for a load it gives the permit back,
+    /// and is not polled before it has one again: in any poll the code may drop the look-up and go on with other work.
     pub(super) async fn run<T>(self: Arc<Self>, code: impl Future<Output = T>) -> T {
         // Dropped after the code, whose destructors belong to it.
         let mut permit;
@@ -144,14 +143,14 @@ impl LoaderCall {
 /// The load of a key in a cache of this process.
 #[derive(Clone, PartialEq, Eq)]
 struct OneLoad {
-    place: Place,
+    place: InstanceKey,
     /// See [`LoadId::address`].
     id: usize,
 }
 
 /// A key of an instance.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Place {
+struct InstanceKey {
     instance: u64,
     key: Key,
 }
@@ -172,7 +171,7 @@ struct Waits {
     /// By the address of the call.
     of_calls: HashMap<usize, Vec<AwaitedLoad>>,
     /// By the key of a load: the id of the load, and the address of the waiting call that runs the load.
-    calls: HashMap<Place, Vec<(usize, usize)>>,
+    calls: HashMap<InstanceKey, Vec<(usize, usize)>>,
 }
 
 impl Waits {
@@ -267,7 +266,7 @@ fn address(call: &Arc<LoaderCall>) -> usize {
 fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
     let loads = call.loads.iter().chain(call.behind.iter());
     loads.map(|(key, id)| OneLoad {
-        place: Place {
+        place: InstanceKey {
             instance: call.instance,
             key: key.clone(),
         },
@@ -300,7 +299,7 @@ impl Waiting {
         };
         let (instance, key, id) = (ctx.instance, key.clone(), id());
         let load = OneLoad {
-            place: Place { instance, key },
+            place: InstanceKey { instance, key },
             id: id.address(),
         };
         let awaited = AwaitedLoad {

@@ -19,7 +19,7 @@ pub(crate) type PartitionLoads = Partitions<Arc<Loads>>;
 impl PartitionLoads {
     /// Loads a key now, whatever is there and whoever loads it.
     pub(crate) fn refresh(&self, key: Key, loader: Loader) -> LoadCall {
-        self.of(&key).refresh(key, loader)
+        self.for_key(&key).refresh(key, loader)
     }
 
     /// Asks L2, and then loads the keys that it lacks by one call of the loader in each partition. Returns the entries of

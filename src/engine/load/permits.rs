@@ -13,7 +13,7 @@ pub(super) struct LoadPermits {
 
 struct Limit {
     most: usize,
-    /// How many loaders more than that run, since it was lowered: their permits are not given back.
+    /// How many running loaders there are above a lowered `most`: their permits are dropped when they end.
     excess: usize,
 }
 

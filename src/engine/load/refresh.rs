@@ -13,7 +13,7 @@ use super::Loads;
 use super::batches::Load;
 use super::fetch::{Fetch, Flight};
 use super::fill::{self, FillOutcome, Replaces};
-use super::get::{LoadCall, one};
+use super::get::{LoadCall, entry_or_not_found};
 use super::lease::{self, Goal};
 use super::loader::{LoadKey, Loader};
 use super::nested::{Behind, LoadId, Waiting};
@@ -61,7 +61,7 @@ impl Loads {
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;
             let loading = loader.load(vec![LoadKey {
-                number: 0,
+                loader_index: 0,
                 key: key.clone(),
                 previous: None,
             }]);
@@ -107,7 +107,7 @@ impl Loads {
         let loads = Arc::clone(self);
         let load = || Load::ByCall(loader);
         Some(Box::pin(async move {
-            one(loads.await_refresh(awaited, load).await)
+            entry_or_not_found(loads.await_refresh(awaited, load).await)
         }))
     }
 
@@ -187,8 +187,12 @@ impl Loads {
         due.sort_by_key(|(.., entry)| entry.is_sampled());
         for (index, key, entry) in due {
             if entry.is_sampled() {
-                let number = begun.indexes.len();
-                begun.samples.push(Sample { key, entry, number });
+                let loader_index = begun.indexes.len();
+                begun.samples.push(Sample {
+                    key,
+                    entry,
+                    loader_index,
+                });
                 begun.indexes.push(index);
                 continue;
             }
@@ -205,7 +209,8 @@ impl Loads {
                 let request =
                     lease::request(&self.ctx, Want::OtherThan(entry.record().version.ver));
                 let previous = Some(entry.clone());
-                let (flight, to_run) = Fetch::of(join, Goal::Newer, previous, began, Some(request));
+                let (flight, to_run) =
+                    Fetch::from_join(join, Goal::Newer, previous, began, Some(request));
                 if let Some(to_run) = to_run {
                     begun.refreshes.push(to_run);
                     begun.indexes.push(index);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 pub(super) struct Rounds<P> {
     is_refresh: bool,
     begun: Instant,
-    /// For so long the callers of a missing key wait for other instances.
+    /// Until then the callers of a missing key wait for other instances.
     until: Instant,
     /// The pauses between rounds.
     pauses: P,

@@ -36,7 +36,7 @@ pub(super) struct Sample {
     pub(super) key: Key,
     pub(super) entry: AnyEntry,
     /// The number by which the loader knows the key.
-    pub(super) number: usize,
+    pub(super) loader_index: usize,
 }
 
 /// A value that differs from its source, although nothing has invalidated it.
@@ -57,7 +57,7 @@ type FoundMismatches = VecDeque<Mismatch>;
 
 impl Mismatches {
     /// How many are kept.
-    const MOST: usize = 32;
+    const MOST_KEPT: usize = 32;
     /// How many keys are stored for tools, and of how many bytes at most.
     const STORED: (usize, usize) = (4, 128);
 
@@ -65,7 +65,7 @@ impl Mismatches {
         let mut all = lock(&self.0);
         // A key that is found again takes one place.
         all.retain(|known| known.key != mismatch.key);
-        if all.len() == Self::MOST {
+        if all.len() == Self::MOST_KEPT {
             all.pop_front();
         }
         all.push_back(mismatch);
@@ -154,7 +154,7 @@ impl Loads {
         id: &LoadId,
     ) -> Result<LoadedValues, LoadError> {
         let keys = of.iter().map(|sample| LoadKey {
-            number: sample.number,
+            loader_index: sample.loader_index,
             key: sample.key.clone(),
             previous: None,
         });
@@ -207,7 +207,11 @@ impl Loads {
         }
         let indexes: Vec<_> = hits.iter().map(|(index, ..)| *index).collect();
         let samples = hits.into_iter().enumerate();
-        let samples = samples.map(|(number, (_, key, entry))| Sample { key, entry, number });
+        let samples = samples.map(|(loader_index, (_, key, entry))| Sample {
+            key,
+            entry,
+            loader_index,
+        });
         let samples: Vec<_> = samples.collect();
         let keys = samples.iter().map(|sample| &sample.key);
         // As for any load: a loader that calls this may wait for itself.

@@ -34,9 +34,9 @@ use crate::util::lock::lock;
 use crate::util::time_slice::SharedTimeSlice;
 
 /// How many keys have leases at a time: callers elsewhere wait for these.
-const BATCH: usize = 256;
+const WARM_BATCH: usize = 256;
 /// How many lease requests or fills are under way at a time.
-const AT_ONCE: usize = 64;
+const KEYS_AT_ONCE: usize = 64;
 
 /// A key of a user, and its text.
 pub(crate) type WarmKey = (Result<Key, KeyTooLong>, AnyKey);
@@ -69,7 +69,7 @@ impl Ended {
 impl PartitionLoads {
     /// How many keys a step of a warm-up takes: about a batch for each partition.
     pub(crate) fn warm_at_a_time(&self) -> usize {
-        BATCH * usize::from(self.number())
+        WARM_BATCH * usize::from(self.count())
     }
 
     /// Loads the keys that have no value, by one call of the loader for each batch. Returns how many keys were dealt
@@ -90,7 +90,7 @@ impl PartitionLoads {
             }
             for (partition, mut keys) in self.split(named, |(text, _)| text) {
                 while !keys.is_empty() {
-                    let rest = keys.split_off(keys.len().min(BATCH));
+                    let rest = keys.split_off(keys.len().min(WARM_BATCH));
                     let (texts, keys_of_batch) = keys.into_iter().unzip();
                     let batch = partition.warm(texts, loader_of(keys_of_batch));
                     warming = warming.and(batch.await?);
@@ -179,7 +179,7 @@ impl Loads {
                     lease::acquire(ctx, &op, goal, Some(&mut request), until, slice).await;
                 (number, op, acquired)
             });
-        let asked: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+        let asked: Vec<_> = stream::iter(asked).buffered(KEYS_AT_ONCE).collect().await;
         let (mut leased, mut failed) = (Vec::new(), None);
         for (number, op, acquired) in asked {
             match acquired {
@@ -208,7 +208,7 @@ impl Loads {
     ) -> Result<(), LoadError> {
         let ctx = &*self.ctx;
         let asked = leased.iter().map(|(number, op, _)| LoadKey {
-            number: *number,
+            loader_index: *number,
             key: op.key.clone(),
             previous: None,
         });
@@ -228,7 +228,7 @@ impl Loads {
             fill::store(ctx, &op, Some(lease), loaded, Replaces::Nothing).await
         });
         // To the end, also if one fails: each lease is used or given back.
-        let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
+        let fills = stream::iter(fills).buffer_unordered(KEYS_AT_ONCE);
         let fills: Vec<_> = fills.collect().await;
         for filled in fills {
             let ended = match filled? {
@@ -246,8 +246,8 @@ impl Loads {
     /// values that were read.
     #[cfg(larder_ablation)]
     async fn read_first(&self, keys: &[Key], loader: &Loader) -> Loader {
-        let asked = keys.iter().enumerate().map(|(number, key)| LoadKey {
-            number,
+        let asked = keys.iter().enumerate().map(|(loader_index, key)| LoadKey {
+            loader_index,
             key: key.clone(),
             previous: None,
         });

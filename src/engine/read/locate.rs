@@ -28,7 +28,7 @@ pub(crate) struct Located {
 impl PartitionReads {
     /// What both levels hold for a key.
     pub(crate) fn locate(&self, key: Key) -> BoxFuture<'static, Located> {
-        let partition = Arc::clone(self.of(&key));
+        let partition = Arc::clone(self.for_key(&key));
         Box::pin(async move { partition.locate(&key).await })
     }
 }

@@ -20,7 +20,7 @@ pub(crate) type PartitionReads = Partitions<Arc<Reads>>;
 impl PartitionReads {
     /// L2, for a key that L1 did not have.
     pub(crate) fn get_from_l2(&self, key: Key) -> BoxFuture<'static, Option<AnyEntry>> {
-        let partition = Arc::clone(self.of(&key));
+        let partition = Arc::clone(self.for_key(&key));
         Box::pin(async move { partition.get_from_l2(&key).await })
     }
 
@@ -59,7 +59,7 @@ impl PartitionReads {
 
     /// A new TTL for the value of a key. Returns whether there is a value.
     pub(crate) fn touch(&self, key: Key, ttl: Duration) -> BoxFuture<'_, Result<bool, WriteError>> {
-        let partition = self.of(&key);
+        let partition = self.for_key(&key);
         Box::pin(partition.touch(key, ttl))
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::engine::load::{Loads, PartitionLoads};
 use crate::engine::metrics::Metrics;
 
-const PAUSE: Duration = Duration::from_secs(1);
+const RECORDING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts the task that hands all over from time to time, which ends with its handle or its runtime. A recorder that is
 /// installed later gets it from then on.
@@ -20,7 +20,7 @@ pub(crate) fn start(loads: &Arc<PartitionLoads>) -> Option<AbortOnDropHandle<()>
     let recording = async move {
         loop {
             record(&loads);
-            sleep(PAUSE).await;
+            sleep(RECORDING_INTERVAL).await;
         }
     };
     Metrics::ARE_ON.then(|| AbortOnDropHandle::new(tokio::spawn(recording)))

@@ -18,7 +18,7 @@ const CLEARS: usize = 16;
 
 /// How far an instance is in the messages of this epoch.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Reached {
+pub(super) struct Progress {
     /// The number of the last message that was applied, with all before it. `None` before the first subscription.
     last: Option<u64>,
     /// The number that the partition itself has named last. Any publisher can make up the numbers of messages (rule 21).
@@ -32,7 +32,7 @@ pub(super) struct Session {
     pub(super) me: MemberInfo,
     /// The partition's epoch, as it was found last. Zero before that.
     epoch: u64,
-    pub(super) reached: Reached,
+    pub(super) progress: Progress,
     /// Whether the caller of an invalidation waits until this instance has applied it.
     is_awaited: bool,
     last_heartbeat: Instant,
@@ -51,7 +51,7 @@ pub(super) enum Received {
         /// Count it: it is the next one, and no former subscription has counted it.
         is_new: bool,
         /// Send a heartbeat now: a caller waits for this instance.
-        asks: bool,
+        wants_heartbeat: bool,
     },
     /// Its epoch may be made up, so it is not applied. When the partition confirms the epoch, the message is counted with
     /// all before it.
@@ -67,7 +67,7 @@ pub(super) enum Received {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionStep {
     /// All messages up to there are applied.
-    Reached,
+    UpToDate,
     /// Read the log from this number on. The message with the number has been applied.
     Replay { from: u64 },
     /// Empty L1: it is not known which messages are missing.
@@ -84,15 +84,15 @@ pub(super) struct StartedOver {
 }
 
 impl Session {
-    pub(super) fn new(me: MemberInfo, epoch: u64, reached: Reached, now: Instant) -> Self {
+    pub(super) fn new(me: MemberInfo, epoch: u64, progress: Progress, now: Instant) -> Self {
         Self {
             me,
             epoch,
             // Messages that came after the last number which the partition has named may be made up. Their numbers may be
             // the numbers of messages that are lost now (rule 21).
-            reached: Reached {
-                last: reached.confirmed,
-                ..reached
+            progress: Progress {
+                last: progress.confirmed,
+                ..progress
             },
             is_awaited: false,
             last_heartbeat: now,
@@ -105,16 +105,16 @@ impl Session {
     /// The number of the last message that was applied. A heartbeat that is sent now is answered by a partition which has
     /// reached it.
     pub(super) const fn last(&self) -> Option<u64> {
-        self.reached.last
+        self.progress.last
     }
 
-    /// When a heartbeat is due.
-    pub(super) const fn is_due_at(&self) -> Instant {
+    /// When the next heartbeat is due.
+    pub(super) const fn next_heartbeat_at(&self) -> Instant {
         self.next_heartbeat
     }
 
-    /// When a heartbeat has waited too long for its answer.
-    pub(super) fn is_lost_at(&self) -> Instant {
+    /// Until when a heartbeat waits for its answer.
+    pub(super) fn answer_deadline(&self) -> Instant {
         self.last_heartbeat + self.me.max_staleness
     }
 
@@ -129,12 +129,12 @@ impl Session {
         Applied {
             epoch: self.epoch,
             // Callers of other instances rely on this number (rules 16 and 21).
-            seq: self.reached.confirmed.unwrap_or(0),
+            seq: self.progress.confirmed.unwrap_or(0),
         }
     }
 
-    /// Has a heartbeat sent soon, though none is due: a message says something that only the partition can confirm. Not
-    /// more often than this, however many messages do.
+    /// Has a heartbeat sent soon, though none is due: a message says something that only the partition can confirm. At most
+    /// this often, however many messages come.
     fn ask_out_of_turn(&mut self) {
         let pause = OUT_OF_TURN.min(self.me.max_staleness / 30);
         self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
@@ -148,25 +148,26 @@ impl Session {
             return self.receive_other_epoch(message, now);
         }
         if without(Rule::Overflow) {
-            self.reached.last = message.seq.checked_sub(1);
+            self.progress.last = message.seq.checked_sub(1);
         }
         // The partition counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
-        let next = self.reached.last.map_or(0, |last| last.saturating_add(1));
+        let next = self.progress.last.map_or(0, |last| last.saturating_add(1));
         if message.seq < next && without(Rule::SeenNumbers) {
             return Received::Ignore;
         }
         let is_next = message.seq == next;
         if is_next {
-            self.reached.last = Some(next);
+            self.progress.last = Some(next);
         } else if message.seq > next {
             self.ask_out_of_turn();
         }
-        let asks = message.kind == Kind::InvalidateAwaited && message.origin != self.me.id;
+        let wants_heartbeat =
+            message.kind == Kind::InvalidateAwaited && message.origin != self.me.id;
         // Until the next proof: a heartbeat that is under way has noted an earlier number.
-        self.is_awaited |= asks;
+        self.is_awaited |= wants_heartbeat;
         Received::Apply {
             is_new: is_next && self.is_new(message),
-            asks,
+            wants_heartbeat,
         }
     }
 
@@ -195,18 +196,18 @@ impl Session {
     /// Whether a message was not counted yet; from now on it is. Messages that are replayed after a new subscription
     /// may have been counted before it.
     pub(super) fn is_new(&mut self, message: &Message) -> bool {
-        let is_new = message.seq > self.reached.counted;
-        self.reached.counted = message.seq.max(self.reached.counted);
+        let is_new = message.seq > self.progress.counted;
+        self.progress.counted = message.seq.max(self.progress.counted);
         is_new
     }
 
     /// The partition's clock was read after the instance has subscribed (rule 7).
     pub(super) fn subscribed(&mut self, partition: &PartitionClock) -> SessionStep {
-        let from = self.reached.last;
+        let from = self.progress.last;
         if without(Rule::CatchUp) && from.is_some() {
-            self.reached.last = Some(partition.seq);
+            self.progress.last = Some(partition.seq);
         }
-        self.reach(partition, from)
+        self.next_step(partition, from)
     }
 
     /// A heartbeat was answered: each message that it counts has been applied, or was lost (rules 8 and 9). The last
@@ -217,19 +218,19 @@ impl Session {
         from: Option<u64>,
     ) -> SessionStep {
         if without(Rule::LostMessages) {
-            self.reached.last = Some(partition.seq).max(self.reached.last);
+            self.progress.last = Some(partition.seq).max(self.progress.last);
         }
-        self.reach(partition, from)
+        self.next_step(partition, from)
     }
 
     /// Makes sure that all messages of the partition up to here have been applied, or that L1 holds nothing older.
     ///
     /// This instance has received messages up to number `from` when the partition was asked. If the partition's clock says
     /// less than it has said before, or names another epoch, its numbers are not those that this instance knows.
-    fn reach(&mut self, partition: &PartitionClock, from: Option<u64>) -> SessionStep {
-        let confirmed = self.reached.confirmed;
+    fn next_step(&mut self, partition: &PartitionClock, from: Option<u64>) -> SessionStep {
+        let confirmed = self.progress.confirmed;
         debug_assert!(
-            cfg!(larder_ablation) || confirmed <= self.reached.last,
+            cfg!(larder_ablation) || confirmed <= self.progress.last,
             "all messages up to the number that the partition has named are applied"
         );
         if partition.epoch != self.epoch || confirmed.is_none_or(|seq| seq > partition.seq) {
@@ -237,18 +238,18 @@ impl Session {
         }
         if from > Some(partition.seq) {
             // Some messages were made up, and may have had the numbers of others that were lost.
-            self.reached.last = confirmed;
+            self.progress.last = confirmed;
         }
         self.go_on(partition)
     }
 
     fn go_on(&mut self, partition: &PartitionClock) -> SessionStep {
-        match self.reached.last {
+        match self.progress.last {
             None => SessionStep::StartOver,
             Some(last) if last < partition.seq => SessionStep::Replay { from: last },
             Some(_) => {
-                self.reached.confirmed = Some(partition.seq);
-                SessionStep::Reached
+                self.progress.confirmed = Some(partition.seq);
+                SessionStep::UpToDate
             }
         }
     }
@@ -259,7 +260,7 @@ impl Session {
         log: &'m [Message],
         partition: &PartitionClock,
     ) -> (&'m [Message], SessionStep) {
-        let from = self.reached.last.unwrap_or(0);
+        let from = self.progress.last.unwrap_or(0);
         let is_next = |&(message, number): &(&Message, u64)| {
             (message.epoch, message.seq) == (self.epoch, number)
         };
@@ -273,7 +274,7 @@ impl Session {
             // The log has no more.
             return (missed, SessionStep::StartOver);
         };
-        self.reached.last = Some(last.seq);
+        self.progress.last = Some(last.seq);
         let step = if in_order < log.len() {
             SessionStep::StartOver
         } else {
@@ -290,7 +291,7 @@ impl Session {
         let clears = cleared.filter(|(_, is_own)| !is_own).count();
         let is_new_epoch = self.epoch != 0 && self.epoch != partition.epoch && announced.is_none();
         self.epoch = partition.epoch;
-        self.reached = Reached {
+        self.progress = Progress {
             last: Some(partition.seq),
             confirmed: Some(partition.seq),
             counted: partition.seq,
@@ -327,12 +328,12 @@ mod tests {
         from: Option<u64>,
     }
 
-    fn session(reached: Reached, epoch: u64, now: Instant) -> Session {
+    fn session(progress: Progress, epoch: u64, now: Instant) -> Session {
         let me = MemberInfo {
             id: ME,
             max_staleness: Duration::from_secs(3),
         };
-        Session::new(me, epoch, reached, now)
+        Session::new(me, epoch, progress, now)
     }
 
     fn number(text: &str) -> (u64, u64) {
@@ -356,7 +357,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             Self {
-                session: session(Reached::default(), 0, now),
+                session: session(Progress::default(), 0, now),
                 now,
                 partition: PartitionClock::default(),
                 from: None,
@@ -367,7 +368,7 @@ mod tests {
             let words: Vec<&str> = text.split(' ').collect();
             match words[..] {
                 ["subscribe", at] => {
-                    self.session = session(self.session.reached, self.session.epoch, self.now);
+                    self.session = session(self.session.progress, self.session.epoch, self.now);
                     self.read_clock(at);
                     let step = self.session.subscribed(&self.partition);
                     self.carry_out(step)
@@ -408,10 +409,17 @@ mod tests {
         }
 
         fn receive(&mut self, message: &Message) -> String {
-            let due = self.session.is_due_at();
+            let due = self.session.next_heartbeat_at();
             let mut does = match self.session.receive(message, self.now) {
-                Received::Apply { is_new, asks } => {
-                    let all = [(true, "apply"), (is_new, "count"), (asks, "ask now")];
+                Received::Apply {
+                    is_new,
+                    wants_heartbeat,
+                } => {
+                    let all = [
+                        (true, "apply"),
+                        (is_new, "count"),
+                        (wants_heartbeat, "ask now"),
+                    ];
                     all.into_iter()
                         .filter_map(|(is, does)| is.then_some(does))
                         .collect()
@@ -420,7 +428,7 @@ mod tests {
                 Received::OtherEpoch { suspends: false } => vec!["leave L1"],
                 Received::Ignore => vec!["ignore"],
             };
-            let at = self.session.is_due_at();
+            let at = self.session.next_heartbeat_at();
             let soon = format!("ask in {} ms", (at - self.now).as_millis());
             if at != due {
                 does.push(&soon);
@@ -444,8 +452,8 @@ mod tests {
 
         fn carry_out(&mut self, step: SessionStep) -> String {
             match step {
-                SessionStep::Reached if self.session.proven() => "prove, ask now".to_owned(),
-                SessionStep::Reached => "prove".to_owned(),
+                SessionStep::UpToDate if self.session.proven() => "prove, ask now".to_owned(),
+                SessionStep::UpToDate => "prove".to_owned(),
                 SessionStep::Replay { from } => format!("replay from {from}"),
                 SessionStep::StartOver => match self.session.start_over(&self.partition) {
                     StartedOver {

@@ -25,7 +25,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::listen::Channels;
 use super::publish::Publisher;
-use super::session::{Reached, Received, Session, SessionStep};
+use super::session::{Progress, Received, Session, SessionStep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::load::Mismatches;
@@ -53,9 +53,9 @@ pub(crate) struct Subscriber {
     task: Mutex<Option<JoinHandle<()>>>,
     pub(crate) stop: CancellationToken,
     /// Whether a request is on its way by which L2 lists this instance as a member: a subscription, or a heartbeat.
-    has_asked: watch::Sender<bool>,
-    /// Notified when L2 may answer: a request is worth a try. It keeps a permit while no task waits: the delivery looks
-    /// once more after a notification in between.
+    is_listing: watch::Sender<bool>,
+    /// Notified when L2 may answer: a request is worth a try. A notification without a waiting task is kept, so the
+    /// delivery runs once more.
     l2_may_answer: Notify,
 }
 
@@ -101,7 +101,7 @@ impl Subscriber {
             for_all,
             task: Mutex::default(),
             stop: CancellationToken::new(),
-            has_asked: watch::Sender::new(false),
+            is_listing: watch::Sender::new(false),
             l2_may_answer: Notify::new(),
         }
     }
@@ -153,10 +153,10 @@ impl Subscriber {
         }
         // The request goes over another connection than `leave`: carried out after that, it would leave a member
         // behind, for which others wait (rule 16).
-        let mut has_asked = self.has_asked.subscribe();
+        let mut is_listing = self.is_listing.subscribe();
         tokio::select! {
             biased;
-            _ = has_asked.wait_for(|has_asked| !has_asked) => {}
+            _ = is_listing.wait_for(|is_listing| !is_listing) => {}
             never = subscribed => match never {},
             () = sleep(ctx.options.l2_timeout) => {}
         }
@@ -240,14 +240,14 @@ impl Subscriber {
             }
         }
         let mut pauses = reconnects();
-        let mut reached = Reached::default();
+        let mut progress = Progress::default();
         loop {
-            let mut receiver = Receiver::new(self, reached);
+            let mut receiver = Receiver::new(self, progress);
             let Err(error) = receiver.run().await;
-            self.has_asked.send_replace(false);
+            self.is_listing.send_replace(false);
             // Before the pause: from here on messages are missed (rule 7).
             ctx.l1.freshness.lapse();
-            reached = receiver.session.reached;
+            progress = receiver.session.progress;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
             if receiver.answers > 0 {
                 pauses = reconnects();
@@ -286,10 +286,10 @@ struct Receiver<'a> {
     freshness: &'a Freshness,
     session: Session,
     /// The heartbeat that is not answered yet.
-    asked: Option<PendingHeartbeat>,
+    pending_heartbeat: Option<PendingHeartbeat>,
     /// Heartbeats that were answered.
     answers: u64,
-    /// No heartbeat after the first was due and is answered.
+    /// Until a due heartbeat after the first is answered.
     is_young: bool,
 }
 
@@ -305,7 +305,7 @@ struct PendingHeartbeat {
 }
 
 impl<'a> Receiver<'a> {
-    fn new(subscriber: &'a Subscriber, reached: Reached) -> Self {
+    fn new(subscriber: &'a Subscriber, progress: Progress) -> Self {
         let ctx = &*subscriber.ctx;
         let freshness = &*ctx.l1.freshness;
         let me = MemberInfo {
@@ -316,8 +316,8 @@ impl<'a> Receiver<'a> {
             subscriber,
             ctx,
             freshness,
-            session: Session::new(me, freshness.epoch(), reached, Instant::now()),
-            asked: None,
+            session: Session::new(me, freshness.epoch(), progress, Instant::now()),
+            pending_heartbeat: None,
             answers: 0,
             is_young: true,
         }
@@ -342,9 +342,9 @@ impl<'a> Receiver<'a> {
         let ctx = self.ctx;
         // Before the partition is asked: a proof counts from the question (rule 8).
         let (proof, switches) = (self.freshness.ask(), ctx.switch.calls());
-        self.subscriber.has_asked.send_replace(true);
+        self.subscriber.is_listing.send_replace(true);
         let subscribed = ctx.partition.subscribe(self.session.me).await;
-        self.subscriber.has_asked.send_replace(false);
+        self.subscriber.is_listing.send_replace(false);
         let (partition, mut subscription) = ctx.breaker.observe(subscribed)?;
         let all = self.subscriber.for_all.as_ref();
         if let Some(channels) = all.map(|all| Arc::clone(&all.channels))
@@ -358,7 +358,7 @@ impl<'a> Receiver<'a> {
         self.keep_only(&partition, switches);
         let is_first = self.session.last().is_none();
         let step = self.session.subscribed(&partition);
-        self.reach(step, &partition).await?;
+        self.catch_up(step, &partition).await?;
         self.freshness.prove(&partition, proof);
         if is_first {
             ctx.breaker.note_first_subscription();
@@ -373,18 +373,18 @@ impl<'a> Receiver<'a> {
 
     /// Sends the heartbeat that is due, or takes the next event.
     async fn step(&mut self, subscription: &mut dyn Subscription) -> Result<(), L2Error> {
-        let is_asked = self.asked.is_some();
+        let is_pending = self.pending_heartbeat.is_some();
         tokio::select! {
             biased;
             // Both times before the messages: a flood of them must delay no heartbeat, nor hide that one has no answer.
-            () = sleep_until(self.session.is_lost_at()), if is_asked => {
+            () = sleep_until(self.session.answer_deadline()), if is_pending => {
                 // A half-open connection gives no error, and no messages. L1 is unused by now, as its proof has ended.
                 return Err(L2Error::timed_out(self.ctx.options.max_staleness));
             }
-            () = sleep_until(self.session.is_due_at()), if !is_asked && !without(Rule::Heartbeat) => {
+            () = sleep_until(self.session.next_heartbeat_at()), if !is_pending && !without(Rule::Heartbeat) => {
                 self.send_heartbeat(subscription, true);
             }
-            () = self.freshness.proof_requested(), if !is_asked => self.send_heartbeat(subscription, false),
+            () = self.freshness.proof_requested(), if !is_pending => self.send_heartbeat(subscription, false),
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => self.receive_message(&message),
                 Event::LeaseEnded(key) => self.ctx.l1.in_flight.lease_ended(&key),
@@ -396,12 +396,12 @@ impl<'a> Receiver<'a> {
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription, is_due: bool) {
         debug_assert!(
-            self.asked.is_none(),
+            self.pending_heartbeat.is_none(),
             "an answer belongs to the only heartbeat under way"
         );
         // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
         // number that the partition has reached by then.
-        self.asked = Some(PendingHeartbeat {
+        self.pending_heartbeat = Some(PendingHeartbeat {
             proof: self.freshness.ask(),
             last: self.session.last(),
             switches: self.ctx.switch.calls(),
@@ -410,19 +410,22 @@ impl<'a> Receiver<'a> {
         let (now, interval) = (Instant::now(), self.session.interval());
         let next = subscription.next_heartbeat(now + interval, interval);
         let applied = self.session.send_heartbeat(now, next);
-        self.subscriber.has_asked.send_replace(true);
+        self.subscriber.is_listing.send_replace(true);
         subscription.heartbeat(applied);
     }
 
     fn receive_message(&mut self, message: &Message) {
         match self.session.receive(message, Instant::now()) {
-            Received::Apply { is_new, asks } => {
+            Received::Apply {
+                is_new,
+                wants_heartbeat,
+            } => {
                 // Before anything else is received: a proof that names its number relies on that.
                 self.apply(message);
                 if is_new {
                     self.count(message);
                 }
-                if asks {
+                if wants_heartbeat {
                     self.freshness.request_proof();
                 }
             }
@@ -491,25 +494,25 @@ impl<'a> Receiver<'a> {
 
     /// Receives the answer to a heartbeat (rule 8).
     async fn receive_heartbeat(&mut self, partition: &PartitionClock) -> Result<(), L2Error> {
-        let Some(asked) = self.asked.take() else {
+        let Some(pending) = self.pending_heartbeat.take() else {
             return Ok(());
         };
-        self.subscriber.has_asked.send_replace(false);
-        if !self.keep_only(partition, asked.switches) {
+        self.subscriber.is_listing.send_replace(false);
+        if !self.keep_only(partition, pending.switches) {
             return Err(L2Error::unexpected(
                 "requests were answered by another server than the one that sends messages; both are connected to anew",
             ));
         }
         self.answers += 1;
         // The first heartbeat is sent at once, and so is one for which a proof is wanted.
-        if asked.is_due && self.answers > 1 && take(&mut self.is_young) {
+        if pending.is_due && self.answers > 1 && take(&mut self.is_young) {
             self.ctx.breaker.end_first_subscriptions();
         }
         // From the number at the time of the question, and not from the present one. Only then the proof, which says
         // that all of them are applied.
-        let step = self.session.answered(partition, asked.last);
-        self.reach(step, partition).await?;
-        self.freshness.prove(partition, asked.proof);
+        let step = self.session.answered(partition, pending.last);
+        self.catch_up(step, partition).await?;
+        self.freshness.prove(partition, pending.proof);
         if self.session.proven() {
             self.freshness.request_proof();
         }
@@ -537,12 +540,12 @@ impl<'a> Receiver<'a> {
     /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
     /// subscription may be back first: L1 is worth keeping until the other is, too. If L2 can be reached and does not
     /// answer in time, which it may do again and again, L1 is emptied.
-    async fn reach(
+    async fn catch_up(
         &mut self,
         mut step: SessionStep,
         partition: &PartitionClock,
     ) -> Result<(), L2Error> {
-        let replays = step != SessionStep::Reached;
+        let replays = step != SessionStep::UpToDate;
         while let SessionStep::Replay { from } = step {
             let log = self.ctx.partition.replay(from).await;
             step = match self.ctx.breaker.observe(log) {

@@ -54,7 +54,7 @@ pub(crate) struct Writes {
 }
 
 /// How many messages of prefixes are under way at a time.
-const AT_ONCE: usize = 64;
+const PREFIXES_AT_ONCE: usize = 64;
 
 /// How a call has ended: a version that stands for all its writes, and how the last one was answered.
 type Changed = Result<(Version, Written), WriteError>;
@@ -285,7 +285,7 @@ impl Writes {
             // The messages, that no value from before with the prefix is in L2 any more.
             let publishing = stream::iter(old.clone())
                 .map(|(prefix, _)| async move { ctx.publish(Kind::Prefix, &[&prefix]).await });
-            let published = publishing.buffer_unordered(AT_ONCE);
+            let published = publishing.buffer_unordered(PREFIXES_AT_ONCE);
             published.try_for_each(|_| ready(Ok(()))).await?;
             Ok(removed.iter().sum())
         };

@@ -12,7 +12,7 @@ use crate::l1::{Hasher, hasher};
 use crate::util::pacing;
 
 /// The most that a batch weighs, but for a single write that weighs more.
-const BATCH: u32 = 256;
+const WRITE_BATCH: u32 = 256;
 
 /// A write, as far as the order looks at it.
 pub(crate) trait Ordered {
@@ -101,7 +101,7 @@ impl<W: Ordered> WriteOrder<W> {
         let mut weight = 0;
         let joint = self.waiting.iter().take_while(|next| {
             weight += next.weight();
-            next.is_joint() && weight <= BATCH
+            next.is_joint() && weight <= WRITE_BATCH
         });
         // The first one in any case, whatever it weighs.
         let many = joint.count().max(1).min(self.waiting.len());
@@ -114,11 +114,12 @@ impl<W: Ordered> WriteOrder<W> {
         let share = pacing::share(0, self.weight as usize);
         let (mut weight, mut may_end) = (0, true);
         // A list that grows begins with four.
-        let mut batch = Vec::with_capacity(self.waiting.len().min(share).min(BATCH as usize));
+        let mut batch = Vec::with_capacity(self.waiting.len().min(share).min(WRITE_BATCH as usize));
         while let Some(next) = self.waiting.front()
             && next.key().is_some()
         {
-            let is_full = weight + next.weight() > BATCH || may_end && weight as usize >= share;
+            let is_full =
+                weight + next.weight() > WRITE_BATCH || may_end && weight as usize >= share;
             if is_full && !batch.is_empty() {
                 break;
             }

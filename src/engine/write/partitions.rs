@@ -37,7 +37,7 @@ impl KeysAndTags {
     pub(crate) fn held(&self) -> Vec<Write> {
         let writes = &self.writes;
         let keys = (self.keys.iter())
-            .map(|key| Write::new(&writes.of(key).ctx, key.clone(), Step::INVALIDATE));
+            .map(|key| Write::new(&writes.for_key(key).ctx, key.clone(), Step::INVALIDATE));
         let tags = self.tags.iter().flat_map(|tag| {
             let write = |partition: &Arc<Writes>| {
                 Write::new(&partition.ctx, tag.clone(), Step::InvalidateTags)
@@ -107,7 +107,7 @@ impl Update<'_> {
 impl PartitionWrites {
     /// Stores a value in both levels.
     pub(crate) fn insert(&self, key: Key, value: Loaded<AnyValue>) -> WriteCall<'_> {
-        let partition = self.of(&key);
+        let partition = self.for_key(&key);
         Box::pin(partition.insert(key, value))
     }
 
@@ -122,7 +122,7 @@ impl PartitionWrites {
             let mut refused = refused.map(WriteError::from);
             let mut encoded = Vec::with_capacity(values.len());
             for (key, loaded) in values {
-                match self.of(&key).encode(key, loaded) {
+                match self.for_key(&key).encode(key, loaded) {
                     Ok(value) => encoded.push(value),
                     Err(error) => refused = refused.or(Some(error)),
                 }
@@ -141,13 +141,13 @@ impl PartitionWrites {
         value: Loaded<AnyValue>,
         version: Version,
     ) -> WriteCall<'_, Option<Token>> {
-        let partition = self.of(&key);
+        let partition = self.for_key(&key);
         Box::pin(partition.insert_if(key, value, version))
     }
 
     /// Waits for the turn of an update of a key.
     pub(crate) fn begin_update(&self, key: Key) -> BoxFuture<'_, Update<'_>> {
-        let writes = self.of(&key);
+        let writes = self.for_key(&key);
         Box::pin(async {
             Update {
                 writes,
@@ -158,7 +158,7 @@ impl PartitionWrites {
 
     /// Removes a key from both levels, here and everywhere, and keeps loads from being stored for as long as `hold`.
     pub(crate) fn invalidate(&self, key: Key, hold: Duration) -> WriteCall<'_> {
-        let partition = self.of(&key);
+        let partition = self.for_key(&key);
         Box::pin(partition.invalidate([key], hold))
     }
 
@@ -179,7 +179,7 @@ impl PartitionWrites {
 
     /// Makes the value of a key stale in both levels, here and everywhere.
     pub(crate) fn expire(&self, key: Key) -> WriteCall<'_> {
-        let partition = self.of(&key);
+        let partition = self.for_key(&key);
         Box::pin(partition.expire(key))
     }
 

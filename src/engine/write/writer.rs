@@ -22,7 +22,7 @@ use crate::util::lock::lock;
 use crate::util::pacing::{NEAR, gather};
 
 /// The most that all writes weigh together that wait or are under way.
-const CAPACITY: u32 = 16 * 1024;
+const WRITE_QUEUE: u32 = 16 * 1024;
 
 /// The way to the writer's task.
 pub(crate) struct Writer {
@@ -43,7 +43,7 @@ impl Writer {
             ctx: Arc::clone(ctx),
             // Closed, as after the end of a task: the first call starts one.
             queue: Mutex::new(mpsc::unbounded_channel().0),
-            capacity: Arc::new(Semaphore::new(CAPACITY as usize)),
+            capacity: Arc::new(Semaphore::new(WRITE_QUEUE as usize)),
             next: tokio::sync::Mutex::default(),
         }
     }
@@ -67,7 +67,7 @@ impl Writer {
             return answers;
         }
         let weights = writes.iter().map(Write::weight);
-        let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
+        let weight = weights.fold(0, u32::saturating_add).min(WRITE_QUEUE);
         // Both first without waiting, which a runtime takes for a reason to let other tasks run. It fails if others
         // wait.
         let _next = match self.next.try_lock() {
@@ -101,7 +101,7 @@ impl Writer {
 
     /// The weight of the writes that wait in the queue or are under way.
     pub(crate) fn pending(&self) -> usize {
-        CAPACITY as usize - self.capacity.available_permits()
+        WRITE_QUEUE as usize - self.capacity.available_permits()
     }
 
     fn send(&self, call: WritesOfCall) {

@@ -324,7 +324,7 @@ impl Partition for MemoryPartition {
         self.step(|state| {
             let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
             let stored = state.values.keys().flat_map(|key| {
-                let indexes = which.of(key.as_bytes());
+                let indexes = which.matching(key.as_bytes());
                 indexes.filter_map(|index| Some((key.clone(), index, prefixes.get(index)?.1)))
             });
             let stored: Vec<_> = stored.collect();

@@ -21,9 +21,9 @@ use crate::wire::envelope::{self, MOST_VALUES, restamped};
 use crate::wire::message;
 
 /// Messages that the log keeps for instances that have missed some.
-const LOG: usize = 10_000;
+const LOG_ENTRIES: usize = 10_000;
 /// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
-const QUEUE: usize = 1024;
+const MESSAGE_QUEUE: usize = 1024;
 
 /// The time, and the incarnation of the store.
 #[derive(Clone, Copy, Default)]
@@ -457,7 +457,7 @@ impl PartitionState {
     }
 
     pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {
-        let (queue, messages) = mpsc::channel(QUEUE);
+        let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Before the clock is read: a change between the two would be missed (rule 7). Here one step does both.
         self.subscribers.push(queue);
         self.meet();
@@ -490,7 +490,7 @@ impl PartitionState {
             if message.kind != Kind::Clear {
                 self.log.push_back(message);
             }
-            if self.log.len() > LOG {
+            if self.log.len() > LOG_ENTRIES {
                 self.log.pop_front();
             }
         }

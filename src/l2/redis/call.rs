@@ -14,7 +14,7 @@ use crate::clock::millis;
 use crate::l2::{EncodedValue, L2Error, PartitionClock, Stamp, Ttls, random};
 use crate::wire::envelope::{self, STAMPED};
 
-/// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
+/// Bodies of at least this many bytes bypass Lua (they are staged). For shorter ones staging is slower.
 const STAGED_FROM: usize = 1024;
 
 /// A script: parts that it shares with others, and then its own.
@@ -64,7 +64,7 @@ impl<'a> ScriptCall<'a> {
     }
 
     /// Adds keys that the partition has once, by their marks.
-    pub(super) fn own(&mut self, marks: &[&str]) -> &mut Self {
+    pub(super) fn partition_keys(&mut self, marks: &[&str]) -> &mut Self {
         self.keys(marks, &[""])
     }
 

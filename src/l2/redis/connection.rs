@@ -33,7 +33,7 @@ use crate::util::shared_result::{SharedResult, shared_result};
 const HALF_OPEN_AFTER: u32 = 3;
 /// Over a connection that has carried no answer for this long, one timeout is enough: a firewall or a NAT may have
 /// forgotten the connection.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Connections {
     source: Arc<ConnectionSource>,
@@ -49,7 +49,7 @@ pub(super) struct ConnectionSource {
     /// How long a request may take.
     pub(super) limit: Duration,
     pub(super) on_connect: OnConnect,
-    /// The incarnation of the server of which it was said last that it may evict any key. Zero before that.
+    /// The incarnation of the server for which the warning of evictions was last logged. Zero before that.
     pub(super) warned_of: AtomicU64,
     /// The `max_staleness` of the subscriber, in ms. Zero before it has subscribed.
     pub(super) max_staleness: AtomicU64,
@@ -191,26 +191,26 @@ impl Connections {
     ///
     /// The first copy may arrive after the second, or long after the caller was answered. So this is for requests that
     /// do no harm then: `src/protocol.md` says for each of them why (under "Requests that are sent again"). `send` is
-    /// called for each copy, and must not repeat a random number. INSERT is different, see [`once`](Self::once).
+    /// called for each copy, and must not repeat a random number. INSERT is different, see [`send_copy`](Self::send_copy).
     ///
     /// It fails at once while the last attempt to connect has failed, and no other one is due.
-    pub(super) async fn with<T, Sent: Future<Output = RedisResult<T>>>(
+    pub(super) async fn send<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error> {
-        self.with_until(Instant::now() + self.limit(), send).await
+        self.send_until(Instant::now() + self.limit(), send).await
     }
 
-    /// As [`with`](Self::with), for a request that has waited before it was sent: until `deadline`.
-    pub(super) async fn with_until<T, Sent: Future<Output = RedisResult<T>>>(
+    /// As [`send`](Self::send), for a request that has waited before it was sent: until `deadline`.
+    pub(super) async fn send_until<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         deadline: Instant,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error> {
         let mut is_second = false;
-        // One call of `once` in the code: each kind of request has its copy of it.
+        // One call of `send_copy` in the code: each kind of request has its copy of it.
         loop {
-            match self.once(deadline, &send).await {
+            match self.send_copy(deadline, &send).await {
                 // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second
                 // copy goes over a connection on which RUN has just been answered.
                 Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) if !is_second => {
@@ -273,7 +273,7 @@ impl Connections {
     }
 
     /// Sends one copy of a request. An error says whether the server may have executed it.
-    pub(super) async fn once<T, Sent: Future<Output = RedisResult<T>>>(
+    pub(super) async fn send_copy<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         deadline: Instant,
         send: &impl Fn(MultiplexedConnection) -> Sent,
@@ -382,7 +382,7 @@ impl Connections {
         // server.
         let timeouts = live.silent.fetch_add(1, Ordering::Relaxed) + 1;
         // For all partitions: no other partition has had an answer since before this request was sent, either.
-        let was_idle = live.pooled.is_unanswered_for(IDLE + self.limit());
+        let was_idle = live.pooled.is_unanswered_for(IDLE_AFTER + self.limit());
         if was_idle || timeouts >= HALF_OPEN_AFTER {
             self.discard(live);
         }

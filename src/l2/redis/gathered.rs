@@ -22,14 +22,14 @@ use crate::util::lock::{Guard, lock};
 use crate::util::on_drop::OnDrop;
 use crate::util::pacing::{Pacing, gather, share};
 
-/// So few requests go together, though the next batch could take its share of them.
-const FEW: usize = 4;
+/// A batch takes at least this many requests, if so many wait.
+const FEWEST_IN_BATCH: usize = 4;
 /// The most requests of a batch. The server does nothing else while it executes one.
-const BATCH: usize = 128;
+const MOST_IN_BATCH: usize = 128;
 /// Batches under way at a time: enough to keep the server busy although it is far away.
 const IN_FLIGHT: usize = 64;
 /// Requests that wait. A caller that comes then waits for capacity.
-const CAPACITY: usize = 4096;
+const WAITING_REQUESTS: usize = 4096;
 
 /// The answer to a request of a batch.
 type Answer<A> = Result<A, L2Error>;
@@ -121,7 +121,7 @@ where
             limit: self.limit,
             send: Arc::clone(&self.send),
             pacing: Pacing::new(IN_FLIGHT),
-            capacity: Arc::new(Semaphore::new(CAPACITY)),
+            capacity: Arc::new(Semaphore::new(WAITING_REQUESTS)),
             state: Mutex::new(GatheredState {
                 waiting: VecDeque::new(),
                 under_way: 0,
@@ -206,7 +206,7 @@ where
         let mut state = lock(&self.queue.state);
         let waiting = state.waiting.len();
         let many = share(state.under_way, waiting)
-            .clamp(FEW, BATCH)
+            .clamp(FEWEST_IN_BATCH, MOST_IN_BATCH)
             .min(waiting);
         let batch = state.waiting.drain(..many).collect();
         state.under_way += many;
@@ -268,14 +268,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_that_come_together_share_batches() {
         let gathered = sizes();
-        for (callers, sizes) in [(1, vec![1]), (FEW, vec![FEW]), (100, vec![50, 50])] {
+        for (callers, sizes) in [
+            (1, vec![1]),
+            (FEWEST_IN_BATCH, vec![FEWEST_IN_BATCH]),
+            (100, vec![50, 50]),
+        ] {
             let answers = join_all((0..callers).map(|_| gathered.call(0))).await;
             let expected = sizes.iter().flat_map(|size| vec![*size; *size]);
             let answers = answers.into_iter().map(Result::unwrap);
             assert!(answers.eq(expected), "{callers} callers");
         }
-        let many = join_all((0..10 * BATCH).map(|_| gathered.call(0))).await;
-        assert!(many.into_iter().all(|size| size.unwrap() <= BATCH));
+        let many = join_all((0..10 * MOST_IN_BATCH).map(|_| gathered.call(0))).await;
+        assert!(many.into_iter().all(|size| size.unwrap() <= MOST_IN_BATCH));
     }
 
     #[tokio::test(start_paused = true)]
@@ -284,7 +288,10 @@ mod tests {
         let dropped = gathered.call(0);
         assert!(pin!(dropped).now_or_never().is_none(), "it has entered");
         assert_eq!(gathered.call(1).await.unwrap(), 1);
-        assert_eq!(gathered.queue().capacity.available_permits(), CAPACITY);
+        assert_eq!(
+            gathered.queue().capacity.available_permits(),
+            WAITING_REQUESTS
+        );
     }
 
     #[tokio::test(start_paused = true)]

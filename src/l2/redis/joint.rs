@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use crate::util::lock::lock;
 
 /// How often the work lets other tasks run before it begins: those that are about to ask for it.
-const PAUSES: usize = 8;
+const YIELDS_BEFORE_SEND: usize = 8;
 
 /// By keys, the work that callers wait for. Of one key, one at a time is done.
 pub(super) struct Joint<K, T>(Mutex<HashMap<K, Weak<Work<T>>>>);
@@ -32,7 +32,7 @@ impl<K: Eq + Hash, T: Clone> Joint<K, T> {
         match &*last {
             Some((number, result)) if *number > before => result.clone(),
             _ => {
-                for _ in 0..PAUSES {
+                for _ in 0..YIELDS_BEFORE_SEND {
                     yield_now().await;
                 }
                 let number = all.begun.fetch_add(1, Ordering::SeqCst) + 1;

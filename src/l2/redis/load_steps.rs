@@ -112,7 +112,7 @@ impl LoadSteps {
             payload,
         };
         let until = Instant::now() + self.steps.connections.limit();
-        only(self.steps.fill(slice::from_ref(&fill), until).await?)
+        single(self.steps.fill(slice::from_ref(&fill), until).await?)
     }
 
     pub(super) async fn revalidate(
@@ -131,14 +131,14 @@ impl LoadSteps {
         } = &*self.steps;
         let send = |connection| {
             let mut call = ScriptCall::new(&scripts::REVALIDATE, names, 3 + tags.len());
-            call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
+            call.keys(&[VALUE, LEASE], &[key]).partition_keys(&[CLOCK]);
             call.keys(&[TAG_VERSION], tags);
             call.arg(lease.token).arg(lease.epoch).arg(seen);
             call.arg(&ttls.packed()).arg(in_store_ms(ttls));
             call.arg(random()).channel().arg(key).arg(&type_tag[..]);
             call.run(connection)
         };
-        fill_reply(connections.with(send).await?)
+        fill_reply(connections.send(send).await?)
     }
 
     pub(super) async fn renew(
@@ -148,7 +148,7 @@ impl LoadSteps {
         ttl: Duration,
     ) -> Result<bool, L2Error> {
         let send = |connection| renewal(&self.steps.names, key, token, ttl).run(connection);
-        self.steps.connections.with(send).await
+        self.steps.connections.send(send).await
     }
 }
 
@@ -164,7 +164,7 @@ impl Steps {
             Err((error, tokens)) if may_be_of_one_key(&error, asks.len()) => {
                 let alone = asks.iter().zip(&tokens).map(async |(ask, lost)| {
                     let reply = self.acquire(slice::from_ref(ask), vec![*lost], until).await;
-                    only(reply.map_err(|(error, _)| error)?)
+                    single(reply.map_err(|(error, _)| error)?)
                 });
                 join_all(alone).await
             }
@@ -192,14 +192,14 @@ impl Steps {
             let answers = call.run::<Vec<LeaseAnswer>>(connection);
             answers.map_ok(move |answers| (tokens, lost, answers))
         };
-        match self.connections.with_until(until, send).await {
+        match self.connections.send_until(until, send).await {
             Ok((tokens, lost, answers)) => {
                 let tokens_of_each = tokens.iter().zip(lost);
                 let replies = answers.into_iter().zip(tokens_of_each);
                 let replies =
                     replies.map(|(answer, (token, lost))| lease_reply(answer, *token, lost));
                 let replies = replies.collect::<Result<_, _>>();
-                let replies = replies.and_then(|replies| whole(replies, asks.len()));
+                let replies = replies.and_then(|replies| expect_count(replies, asks.len()));
                 replies.map_err(|error| (error, tokens))
             }
             Err(error) => {
@@ -215,7 +215,7 @@ impl Steps {
     /// `ACQUIRE_LEASE`, for one copy of the request: no two may have the same token.
     fn acquisition(&self, asks: &[Ask<'_>], tokens: &[u64]) -> ScriptCall<'_> {
         let mut call = ScriptCall::new(&scripts::ACQUIRE_LEASE, &self.names, 2 + 3 * asks.len());
-        call.own(&[CLOCK, WRITES]);
+        call.partition_keys(&[CLOCK, WRITES]);
         call.keys(&[VALUE, LEASE, HOLD], asks.iter().map(|(key, _)| key));
         // The earliest: when the first load of a batch has waited long enough, all of them get an error.
         let deadline = asks.iter().filter_map(|(_, ask)| ask.deadline).min();
@@ -270,7 +270,7 @@ impl Steps {
             Err(error) if may_be_of_one_key(&error, fills.len()) => {
                 let alone = fills
                     .iter()
-                    .map(async |fill| only(self.fill(slice::from_ref(fill), until).await?));
+                    .map(async |fill| single(self.fill(slice::from_ref(fill), until).await?));
                 join_all(alone).await
             }
             Err(error) => fills.iter().map(|_| Err(error.clone())).collect(),
@@ -287,7 +287,7 @@ impl Steps {
         let send = |connection: MultiplexedConnection| {
             let keys = 2 + 2 * fills.len() + tags.len() + staged;
             let mut call = ScriptCall::new(&scripts::FILL, &self.names, keys);
-            call.own(&[CLOCK, LOG]);
+            call.partition_keys(&[CLOCK, LOG]);
             for mark in [LEASE, VALUE] {
                 call.keys(&[mark], fills.iter().map(|fill| &fill.key));
             }
@@ -305,11 +305,11 @@ impl Steps {
             }
             call.run::<Vec<FillAnswer>>(connection)
         };
-        let answers = self.connections.with_until(until, send).await?;
+        let answers = self.connections.send_until(until, send).await?;
         let replies = answers
             .into_iter()
             .map(|answer| fill_reply(answer)?.ok_or_else(senseless));
-        whole(replies.collect::<Result<_, _>>()?, fills.len())
+        expect_count(replies.collect::<Result<_, _>>()?, fills.len())
     }
 }
 
@@ -319,7 +319,7 @@ fn may_be_of_one_key(error: &L2Error, keys: usize) -> bool {
 }
 
 /// The answers to this number of loads.
-fn whole<T>(answers: Vec<T>, count: usize) -> Result<Vec<T>, L2Error> {
+fn expect_count<T>(answers: Vec<T>, count: usize) -> Result<Vec<T>, L2Error> {
     if answers.len() == count {
         Ok(answers)
     } else {
@@ -328,7 +328,7 @@ fn whole<T>(answers: Vec<T>, count: usize) -> Result<Vec<T>, L2Error> {
 }
 
 /// The answer to one load.
-fn only<T>(mut answers: Vec<T>) -> Result<T, L2Error> {
+fn single<T>(mut answers: Vec<T>) -> Result<T, L2Error> {
     answers.pop().ok_or_else(senseless)
 }
 

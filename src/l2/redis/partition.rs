@@ -80,17 +80,17 @@ impl RedisPartition {
             write(&mut call);
             call.run(connection)
         };
-        async move { read(self.connections.with(send).await?) }.boxed()
+        async move { read(self.connections.send(send).await?) }.boxed()
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
         let send = |mut connection| async move { command.query_async(&mut connection).await };
-        self.connections.with(send).await
+        self.connections.send(send).await
     }
 
     /// Sends a write that must not arrive late: the script refuses it after the deadline, and until then this does not
     /// return while a copy may be on its way. `read` reads the answer, and when the store has given it.
-    pub(super) async fn before<'a, T: Send>(
+    pub(super) async fn send_before_deadline<'a, T: Send>(
         &self,
         deadline: Option<u64>,
         call: impl Fn() -> ScriptCall<'a> + Sync,
@@ -100,7 +100,10 @@ impl RedisPartition {
         let limit = self.connections.limit();
         let once = || async {
             let send = |connection| call().run::<Option<Vec<u8>>>(connection);
-            let answer = self.connections.once(Instant::now() + limit, &send).await?;
+            let answer = self
+                .connections
+                .send_copy(Instant::now() + limit, &send)
+                .await?;
             let answer = answer.ok_or_else(late).and_then(|answer| read(&answer));
             // A late copy was refused, and an answer that cannot be read is one: neither is sent again.
             answer.map_err(Failure::Final)
@@ -131,10 +134,10 @@ impl RedisPartition {
         Ok(answer)
     }
 
-    /// Sends a write as [`before`](Self::before) does, whose script has to be told the tags of the stored value, or of all
+    /// Sends a write as [`send_before_deadline`](Self::send_before_deadline) does, whose script has to be told the tags of the stored value, or of all
     /// values of the key: if the script answers with other tags, the write is sent again with these. `call` is given the
     /// tags as they are stored, and their names.
-    pub(super) async fn before_with_tags<'a, T: Send>(
+    pub(super) async fn send_with_tags<'a, T: Send>(
         &self,
         deadline: Option<u64>,
         call: impl Fn(&[u8], &[Key]) -> ScriptCall<'a> + Sync,
@@ -156,7 +159,7 @@ impl RedisPartition {
             let tags = envelope::open_tags(&stored, MOST_VALUES * MAX_TAGS);
             let tags = tags.ok_or_else(senseless)?;
             let call = || call(&stored, &tags);
-            match self.before(deadline, call, read).await? {
+            match self.send_before_deadline(deadline, call, read).await? {
                 Ok(answer) => return Ok(answer),
                 Err(tags) => stored = tags,
             }
@@ -185,7 +188,7 @@ impl RedisPartition {
         let call = |stored: &[u8], tags: &[Key]| {
             let keys = of_key.len() + of_partition.len() + 1 + own.len() + tags.len();
             let mut call = ScriptCall::new(lua, &self.names, keys);
-            call.keys(of_key, &[*key]).own(of_partition);
+            call.keys(of_key, &[*key]).partition_keys(of_partition);
             call.keys(&[DONE], &[&*this]);
             call.keys(&[TAG_VERSION], own).keys(&[TAG_VERSION], tags);
             call.message(batch.payload).deadline(batch.deadline);
@@ -205,10 +208,10 @@ impl RedisPartition {
             }
             match numbers(answer) {
                 Ok([at]) => Ok((Written::OtherVersion, at)),
-                Err(_) => dated(answer),
+                Err(_) => read_ack_and_time(answer),
             }
         };
-        self.before_with_tags(batch.deadline, call, read).await
+        self.send_with_tags(batch.deadline, call, read).await
     }
 
     /// Changes what the partition has under the keys of a batch with these marks, and publishes that.
@@ -219,9 +222,9 @@ impl RedisPartition {
         batch: Batch<'a>,
     ) -> Reply<'a, Written> {
         let keys = 2 + marks.len() * batch.keys.len();
-        let read = |answer: Vec<u8>| done(&answer);
+        let read = |answer: Vec<u8>| read_ack(&answer);
         self.step(lua, keys, read, move |call| {
-            call.own(&[CLOCK, LOG]).keys(marks, batch.keys);
+            call.partition_keys(&[CLOCK, LOG]).keys(marks, batch.keys);
             call.message(batch.payload);
         })
     }
@@ -229,10 +232,10 @@ impl RedisPartition {
     fn invalidate<'a>(&'a self, batch: Batch<'a>, hold: Duration) -> Reply<'a, Written> {
         let keys = batch.keys;
         let held = if hold.is_zero() { &[] } else { keys };
-        let read = |answer: Vec<u8>| done(&answer);
+        let read = |answer: Vec<u8>| read_ack(&answer);
         let parts = 3 + 2 * keys.len() + held.len();
         self.step(&scripts::INVALIDATE, parts, read, move |call| {
-            call.own(&[CLOCK, LOG, LIVE]);
+            call.partition_keys(&[CLOCK, LOG, LIVE]);
             call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
             call.message(batch.payload).arg(millis(hold));
         })
@@ -246,7 +249,7 @@ impl RedisPartition {
         let staged = values().filter(|value| is_staged(value)).count();
         let keys = 2 + 2 * values().len() + tags.len() + staged;
         let mut call = ScriptCall::new(&scripts::INSERT, &self.names, keys);
-        call.own(&[CLOCK, LOG]);
+        call.partition_keys(&[CLOCK, LOG]);
         call.keys(&[VALUE], batch.keys).keys(&[LEASE], batch.keys);
         // The script finds the tag versions of each value by the number of its tags: the tag versions of the first
         // value come first.
@@ -289,7 +292,7 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
 }
 
 /// Reads the answer of a change: its stamp, and what else the script answers. Only INVALIDATE answers all of it.
-fn done(packed: &[u8]) -> Result<Written, L2Error> {
+fn read_ack(packed: &[u8]) -> Result<Written, L2Error> {
     let (stamped, more) = packed.split_at_checked(24).ok_or_else(senseless)?;
     let mut more = more.as_chunks().0.iter().copied().map(u64::from_be_bytes);
     let mut next = || more.next().unwrap_or_default();
@@ -303,7 +306,7 @@ fn done(packed: &[u8]) -> Result<Written, L2Error> {
 }
 
 /// Reads the answer of a change that is a stamp alone, and when the stamp was issued.
-fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
+fn read_ack_and_time(packed: &[u8]) -> Result<(Written, u64), L2Error> {
     let stamp = stamp(packed)?;
     Ok((Written::Done(stamp.into()), stamp.written_at))
 }
@@ -350,7 +353,8 @@ impl Partition for RedisPartition {
         match step {
             Step::Insert => {
                 let call = move || self.insertion(batch);
-                self.before(batch.deadline, call, dated).boxed()
+                self.send_before_deadline(batch.deadline, call, read_ack_and_time)
+                    .boxed()
             }
             Step::InsertIf(version) => {
                 let marks: [&[&str]; 2] = [&[VALUE, LEASE], &[CLOCK, LOG]];
@@ -365,9 +369,9 @@ impl Partition for RedisPartition {
             Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[TAG_VERSION], batch),
             Step::Clear => self.change(&scripts::CLEAR, &[], batch),
             Step::EndLeases => {
-                let read = |answer: Vec<u8>| done(&answer);
+                let read = |answer: Vec<u8>| read_ack(&answer);
                 let step = self.step(&scripts::END_LEASES, 1, read, |call| {
-                    call.own(&[CLOCK]).arg(random());
+                    call.partition_keys(&[CLOCK]).arg(random());
                 });
                 step.boxed()
             }
@@ -384,7 +388,7 @@ impl Partition for RedisPartition {
         let (NewLifetime::Renewed(ttls) | NewLifetime::Extended(ttls)) = lifetime;
         let call = move |stored: &[u8], tags: &[Key]| {
             let mut call = ScriptCall::new(&scripts::TOUCH, &self.names, 3 + tags.len());
-            call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
+            call.keys(&[VALUE], &[key]).partition_keys(&[CLOCK, LOG]);
             call.keys(&[TAG_VERSION], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
             call.arg(matches!(lifetime, NewLifetime::Extended(_)));
@@ -392,7 +396,7 @@ impl Partition for RedisPartition {
             call.arg(&self.type_tag[..]);
             call
         };
-        self.before_with_tags(deadline, call, touched).boxed()
+        self.send_with_tags(deadline, call, touched).boxed()
     }
 
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
@@ -401,7 +405,7 @@ impl Partition for RedisPartition {
             // The server does nothing else while it executes a script, however long that is.
             for tags in tags.chunks(TAG_VERSIONS) {
                 let answer = self.step(&scripts::TAG_VERSIONS, 1 + tags.len(), Ok, |call| {
-                    call.own(&[CLOCK]).keys(&[TAG_VERSION], tags);
+                    call.partition_keys(&[CLOCK]).keys(&[TAG_VERSION], tags);
                 });
                 let answer: Option<(u64, Vec<Option<u64>>)> = answer.await?;
                 // Without a clock no tag version is known.
@@ -433,14 +437,14 @@ impl Partition for RedisPartition {
                 scan.arg("COUNT").arg(SCANNED);
                 let (next, names): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
                 let found = names.iter().flat_map(|name| {
-                    let indexes = which.of(name.get(before_key..).unwrap_or_default());
+                    let indexes = which.matching(name.get(before_key..).unwrap_or_default());
                     indexes.filter_map(move |index| Some((name, index, prefixes.get(index)?.1)))
                 });
                 let found: Vec<_> = found.collect();
                 // With several prefixes, or with a dense table, a step of SCAN may find far more than it was asked for.
                 for found in found.chunks(SCANNED) {
                     let gone = self.step(&scripts::REMOVE, 1 + found.len(), Ok, |call| {
-                        call.own(&[CLOCK]);
+                        call.partition_keys(&[CLOCK]);
                         for (name, ..) in found {
                             call.arg(name);
                         }
@@ -482,14 +486,14 @@ impl Partition for RedisPartition {
 
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
         self.step(&scripts::MEMBERS, 1, read_members, move |call| {
-            call.own(&[LIVE]).arg(random()).arg(ids);
+            call.partition_keys(&[LIVE]).arg(random()).arg(ids);
         })
     }
 
     fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>> {
         let read = |found: Option<_>| found.map(read_members).transpose();
         self.step(&scripts::SWEEP, 2, read, move |call| {
-            call.own(&[LIVE, SWEEPER]).arg(random()).arg(id);
+            call.partition_keys(&[LIVE, SWEEPER]).arg(random()).arg(id);
             call.arg(millis(ttl));
         })
     }
@@ -497,7 +501,7 @@ impl Partition for RedisPartition {
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(&scripts::FORGET, 1, Ok, move |call| {
             let entry = members::entry(&member);
-            call.own(&[LIVE]).arg(member.info.id).arg(entry);
+            call.partition_keys(&[LIVE]).arg(member.info.id).arg(entry);
         })
     }
 
@@ -513,14 +517,14 @@ impl Partition for RedisPartition {
     fn switch(&self, is_off: bool, deadline: Option<u64>) -> Reply<'_, ()> {
         let call = move || {
             let mut call = ScriptCall::new(&scripts::SWITCH, &self.names, 1);
-            call.own(&[CLOCK])
+            call.partition_keys(&[CLOCK])
                 .arg(random())
                 .arg(is_off)
                 .deadline(deadline);
             call
         };
         let at = |answer: &[u8]| numbers(answer).map(|[at]| ((), at));
-        async move { self.before(deadline, call, at).await }.boxed()
+        async move { self.send_before_deadline(deadline, call, at).await }.boxed()
     }
 
     fn system(&self) -> &'static str {
@@ -530,7 +534,7 @@ impl Partition for RedisPartition {
     fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, FleetBypass> {
         let read = |answer: Vec<Vec<u8>>| Ok(fleet_bypass(&answer));
         self.step(&scripts::STORE_COUNTS, 2, read, move |call| {
-            call.own(&[STATS, BYPASS])
+            call.partition_keys(&[STATS, BYPASS])
                 .arg(counts.instance)
                 .arg(counts.at);
             call.arg(counts.text).arg(counts.folds);
@@ -539,7 +543,7 @@ impl Partition for RedisPartition {
 
     fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
         let ask = |connection| stored_counts(&self.names, connection);
-        self.connections.with(ask).boxed()
+        self.connections.send(ask).boxed()
     }
 
     fn connected(&self) -> Reply<'_, ()> {

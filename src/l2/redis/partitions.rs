@@ -139,7 +139,7 @@ impl Clocks<'_> {
     ) -> RedisResult<u16> {
         let names = Names::new(self.partition(partition), self.topology.database());
         let mut step = ScriptCall::new(&scripts::PARTITIONS, &names, 3);
-        step.own(&[CLOCK, LOG, LIVE]).arg(partition.of);
+        step.partition_keys(&[CLOCK, LOG, LIVE]).arg(partition.of);
         step.arg(from.map_or_else(String::new, |from| from.to_string()));
         step.arg(to).load();
         let connection = self.topology.connection(names.slot, self.connection).await;

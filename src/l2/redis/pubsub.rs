@@ -39,7 +39,7 @@ use crate::util::on_drop::OnDrop;
 /// Partitions whose heartbeats share a request, at most: a script holds up all other requests of the server.
 const TOGETHER: usize = 64;
 /// How often a heartbeat lets other tasks run before it is sent with theirs.
-const PAUSES: usize = 4;
+const YIELDS_BEFORE_SEND: usize = 4;
 
 /// When the heartbeats of all partitions on a [`RedisL2`](super::RedisL2) are due: at whole intervals from this time on.
 /// Those on different nodes of a cluster need the same witnesses.
@@ -220,7 +220,7 @@ impl PubSub {
             tokio::spawn(async move {
                 // After the partitions that were woken at the same time, also on other threads: without these pauses,
                 // twenty partitions on two threads are about two requests instead of one.
-                for _ in 0..PAUSES {
+                for _ in 0..YIELDS_BEFORE_SEND {
                     yield_now().await;
                 }
                 let mut heartbeats = take(&mut *lock(&this.heartbeats)).into_iter();

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::per_runtime::{KeptPerRuntime, PerRuntime};
-use super::read_request::{BYTES, ReadGroup, ReadPart, ReadRequests, grouped};
+use super::read_request::{ANSWER_BYTES, ReadGroup, ReadPart, ReadRequests, grouped};
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::late::timeout_at;
 use crate::util::lock::{Guard, lock};
@@ -30,16 +30,16 @@ use crate::util::pacing::{Pacing, gather, share};
 
 /// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and a task would
 /// only add its wake-up.
-const ALONE: usize = 2;
+const DIRECT_READS: usize = 2;
 /// Batches with reads of one partition that are under way at a time: enough to keep the server busy although it is far
 /// away.
 const IN_FLIGHT: usize = 64;
 /// The capacity of a partition's queue. A caller that finds it full waits for capacity.
-const CAPACITY: usize = 4096;
+const WAITING_READS: usize = 4096;
 /// So many answers are handed out by one thread. Of more, each thread hands out its share: the callers that it wakes
 /// run on it, and their answers are in its cache already. If one thread handed out all of them, 256 callers on two
 /// threads would read 0.94 as many a second.
-const SHARE: usize = 16;
+const ANSWERS_PER_THREAD: usize = 16;
 
 /// Reads single keys of all partitions on a server, in batches where many are read at a time.
 ///
@@ -166,7 +166,7 @@ impl SingleReads {
         self.queues.get_or(|| ReadQueue {
             batcher: self.batchers.get(),
             requests: Arc::clone(&self.requests),
-            capacity: Semaphore::new(CAPACITY),
+            capacity: Semaphore::new(WAITING_READS),
             waiting: Mutex::default(),
         })
     }
@@ -223,7 +223,7 @@ impl BatcherState {
     fn next_batch(&mut self) -> Vec<Taken> {
         let mut partitions = self.turns.len();
         let mut batch = Vec::<Taken>::with_capacity(partitions);
-        let (mut most, mut bytes) = (share(self.under_way, self.waiting), BYTES);
+        let (mut most, mut bytes) = (share(self.under_way, self.waiting), ANSWER_BYTES);
         let mut is_first_round = true;
         while most > 0
             && let Some(queue) = self.turns.pop_front()
@@ -326,7 +326,7 @@ impl Default for ReadBatcher {
             state: Mutex::default(),
             // Each partition has a limit of its own.
             pacing: Pacing::new(Semaphore::MAX_PERMITS),
-            alone: Semaphore::new(ALONE),
+            alone: Semaphore::new(DIRECT_READS),
         }
     }
 }
@@ -433,7 +433,7 @@ fn hand_out(mut reads: Vec<Read>, mut answers: Vec<ReadResult>, threads: usize) 
             _ = read.answer.send(answer);
         }
     };
-    let share = reads.len().div_ceil(threads).max(SHARE);
+    let share = reads.len().div_ceil(threads).max(ANSWERS_PER_THREAD);
     while reads.len() > share {
         let rest = reads.len() - share;
         let (reads, answers) = (reads.split_off(rest), answers.split_off(rest));
@@ -548,11 +548,14 @@ mod tests {
     async fn a_flooded_partition_leaves_room_to_the_others() {
         let mut crowd = Crowd::new();
         let [flooded, few, more] = ["flooded", "few", "more"].map(|name| crowd.partition(name));
-        crowd.enter(&flooded, CAPACITY);
+        crowd.enter(&flooded, WAITING_READS);
         assert_eq!(flooded.queue().capacity.available_permits(), 0);
         crowd.enter(&few, 2);
         crowd.enter(&more, 300);
-        assert_eq!(more.queue().capacity.available_permits(), CAPACITY - 300);
+        assert_eq!(
+            more.queue().capacity.available_permits(),
+            WAITING_READS - 300
+        );
         // What the second leaves is taken by one that comes after it.
         let first = crowd.next_batch();
         assert_eq!(sizes(&first), [85, 2, 169]);
@@ -579,7 +582,7 @@ mod tests {
         let [small, large] = ["small", "large"].map(|name| crowd.partition(name));
         large
             .requests
-            .learn(Some(&[Ok(Some(vec![0; BYTES / 4].into()))]));
+            .learn(Some(&[Ok(Some(vec![0; ANSWER_BYTES / 4].into()))]));
         crowd.enter(&large, 100);
         crowd.enter(&small, 100);
         let batches = [(); 2].map(|()| crowd.next_batch());
@@ -634,7 +637,7 @@ mod tests {
         }
         for partition in &partitions {
             let queue = partition.queue();
-            assert_eq!(queue.capacity.available_permits(), CAPACITY);
+            assert_eq!(queue.capacity.available_permits(), WAITING_READS);
             assert_eq!(lock(&queue.waiting).batches, 0);
         }
         for answered in crowd.answered {

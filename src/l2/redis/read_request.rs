@@ -28,11 +28,11 @@ use crate::util::late::timeout_at;
 use crate::util::on_drop::OnDrop;
 
 /// The most keys of a request.
-const KEYS: usize = 256;
+const MAX_KEYS_PER_MGET: usize = 256;
 /// About how many bytes an answer should bring, judged by the last one: a value waits for its whole request.
-pub(super) const BYTES: usize = 256 * 1024;
+pub(super) const ANSWER_BYTES: usize = 256 * 1024;
 /// Requests of one call that are under way at a time.
-const AT_ONCE: usize = 8;
+const PARTS_AT_ONCE: usize = 8;
 
 pub(super) struct ReadRequests {
     names: Arc<Names>,
@@ -90,15 +90,15 @@ impl ReadRequests {
         self.connections[0].limit()
     }
 
-    /// How many of the [`BYTES`] of a request a key takes. A small value takes more than it has, so that a request has
-    /// [`KEYS`] keys at most.
+    /// How many of the [`ANSWER_BYTES`] of a request a key takes. A small value takes more than it has, so that a request has
+    /// [`MAX_KEYS_PER_MGET`] keys at most.
     pub(super) fn weight(&self) -> usize {
         weight(self.bytes_each.load(Ordering::Relaxed))
     }
 
     /// How many keys the next request may have.
     fn most(&self) -> usize {
-        (BYTES / self.weight()).max(1)
+        (ANSWER_BYTES / self.weight()).max(1)
     }
 
     /// Reads any number of keys, in requests of a good size. After one that was not answered no more are sent: each
@@ -124,7 +124,7 @@ impl ReadRequests {
             answers
         });
         let parts: Vec<_> = parts.collect();
-        stream::iter(parts).buffered(AT_ONCE).concat().await
+        stream::iter(parts).buffered(PARTS_AT_ONCE).concat().await
     }
 
     /// Reads keys in one request, which is answered until then. Each key has an answer of its own.
@@ -144,7 +144,7 @@ impl ReadRequests {
                 values.map(Bytes::len).sum::<usize>() / answers.len().max(1)
             }
             // The answer may have been too large: the next request has half as many keys.
-            None => BYTES / (self.most() / 2).max(1),
+            None => ANSWER_BYTES / (self.most() / 2).max(1),
         };
         // Relaxed, here and below: these numbers choose sizes and connections, and are allowed to be a request old.
         self.bytes_each.store(bytes_each, Ordering::Relaxed);
@@ -175,7 +175,7 @@ impl ReadRequests {
                 value => Ok(value),
             }
         };
-        match connection.with_until(deadline, send).await? {
+        match connection.send_until(deadline, send).await? {
             value if keys.len() == 1 => Ok(opened(vec![value])),
             // An array of another length could not be told apart by key: it is no answer at all.
             Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
@@ -189,7 +189,7 @@ impl ReadRequests {
                 let send = |mut connection: MultiplexedConnection| async move {
                     gets.query_async(&mut connection).await
                 };
-                let values: Vec<Value> = connection.with_until(deadline, send).await?;
+                let values: Vec<Value> = connection.send_until(deadline, send).await?;
                 Ok(opened(values))
             }
             Value::ServerError(error) => Err(l2_error(error.into())),
@@ -387,7 +387,7 @@ fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
 
 /// How many bytes a key counts for, by the mean of the last request.
 fn weight(bytes_each: usize) -> usize {
-    bytes_each.max(BYTES / KEYS)
+    bytes_each.max(ANSWER_BYTES / MAX_KEYS_PER_MGET)
 }
 
 /// The values of one answer.
@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn the_larger_the_values_the_smaller_the_request() {
         for (bytes_each, keys) in [(0, 256), (128, 256), (4096, 64), (1 << 30, 0)] {
-            assert_eq!(BYTES / weight(bytes_each), keys);
+            assert_eq!(ANSWER_BYTES / weight(bytes_each), keys);
         }
     }
 }

@@ -72,7 +72,9 @@ async fn ask(
     connection: MultiplexedConnection,
 ) -> RedisResult<RunAnswer> {
     let mut run = ScriptCall::new(&scripts::RUN, names, 2);
-    run.own(&[CLOCK, LIVE]).arg(names.partitions).arg(random());
+    run.partition_keys(&[CLOCK, LIVE])
+        .arg(names.partitions)
+        .arg(random());
     run.arg(proof);
     if let Some(me) = me {
         run.arg(me.info.id).arg(members::entry(&me));

@@ -108,19 +108,19 @@ impl SharedConnections {
     /// one, as long as it is set up to; otherwise not at all. Safe to cancel: then another caller makes the connection.
     pub(super) async fn connect(
         &self,
-        one: &Pooled,
+        pool_entry: &Pooled,
         waits: bool,
     ) -> Result<(MultiplexedConnection, u64, bool), L2Error> {
         // Two callers that come at once may both find it new: then both give it a name.
-        let is_new = !one.connection.initialized();
-        let make = || self.make(one, waits).boxed();
-        let (connection, term) = one.connection.get_or_try_init(make).await?;
+        let is_new = !pool_entry.connection.initialized();
+        let make = || self.make(pool_entry, waits).boxed();
+        let (connection, term) = pool_entry.connection.get_or_try_init(make).await?;
         Ok((connection.clone(), *term, is_new))
     }
 
     async fn make(
         &self,
-        one: &Pooled,
+        pool_entry: &Pooled,
         waits: bool,
     ) -> Result<(MultiplexedConnection, u64), L2Error> {
         let found = self.primary.find().await?;
@@ -136,7 +136,7 @@ impl SharedConnections {
         let pooled = log_in(|| pool.timeout_get(&limits), is_refused).await;
         let pooled = pooled.map_err(pool_error)?;
         let connection = pooled.clone();
-        *lock(&one.object) = Some(pooled);
+        *lock(&pool_entry.object) = Some(pooled);
         Ok((connection, found.term))
     }
 }
@@ -185,9 +185,9 @@ impl Default for Pooled {
 
 impl SharedConnection {
     /// No partition is given this connection again, neither by this nor by the pool. Partitions that have it can go on.
-    pub(super) fn retire(&self, one: &Arc<Pooled>) {
-        self.current.retire(one);
-        if let Some(pooled) = lock(&one.object).take() {
+    pub(super) fn retire(&self, pool_entry: &Arc<Pooled>) {
+        self.current.retire(pool_entry);
+        if let Some(pooled) = lock(&pool_entry.object).take() {
             // Dropped as it is, it would go back into the pool.
             drop(Connection::take(pooled));
         }

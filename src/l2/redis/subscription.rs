@@ -28,7 +28,7 @@ use crate::util::retry_delays::spread;
 use crate::wire::message;
 
 /// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
-const QUEUE: usize = 4096;
+const MESSAGE_QUEUE: usize = 4096;
 /// A server that closes a connection mostly closes the connections of the whole fleet: the processes of the fleet
 /// connect again within this time, one after the other. A thousand of them take the server a fifth of a second.
 const SPREAD: Duration = Duration::from_millis(250);
@@ -60,7 +60,7 @@ impl Subscriptions {
         &self,
         me: MemberInfo,
     ) -> Result<(PartitionClock, Box<dyn Subscription>), L2Error> {
-        let (queue, messages) = mpsc::channel(QUEUE);
+        let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
         let (found, pubsub, route, shared) = in_time(self.open(me, queue)).await??;

@@ -42,7 +42,9 @@ impl WriteStream for RedisPartition {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
         let read = |entries: Option<Vec<Entry>>| entries.map(as_waiting).transpose();
         self.step(&TAKE, 2, read, move |call| {
-            call.own(&[WORKER, WRITES]).arg(fence).arg(millis(ttl));
+            call.partition_keys(&[WORKER, WRITES])
+                .arg(fence)
+                .arg(millis(ttl));
             call.arg(most).arg(MOST_BYTES);
         })
     }
@@ -51,7 +53,7 @@ impl WriteStream for RedisPartition {
         let keys = settled.last_of_each();
         let parts = 5 + 3 * keys.len();
         self.step(&SETTLE, parts, Ok, move |call| {
-            call.own(&[WORKER, WRITES, DEAD, CLOCK, LOG]);
+            call.partition_keys(&[WORKER, WRITES, DEAD, CLOCK, LOG]);
             call.keys(&[VALUE, LEASE, HOLD], keys.keys());
             let mut head = Vec::new();
             message::head(Kind::Invalidate, settled.origin, &mut head);
@@ -71,15 +73,15 @@ impl WriteStream for RedisPartition {
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
         self.step(&DEAD_LETTERS, 1, as_waiting, move |call| {
-            call.own(&[DEAD]).arg(most).arg(MOST_BYTES);
+            call.partition_keys(&[DEAD]).arg(most).arg(MOST_BYTES);
         })
     }
 
     fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool> {
         self.step(&REQUEUE, 7, Ok, move |call| {
-            call.own(&[DEAD, WRITES]);
+            call.partition_keys(&[DEAD, WRITES]);
             call.keys(&[VALUE, LEASE, HOLD], &[&*letter.key]);
-            call.own(&[CLOCK, LOG]).arg(text(letter.id));
+            call.partition_keys(&[CLOCK, LOG]).arg(text(letter.id));
             call.message(payload);
         })
     }
@@ -87,7 +89,7 @@ impl WriteStream for RedisPartition {
     fn pending(&self) -> Reply<'_, Pending> {
         let read = |answer| Ok(as_pending(answer));
         self.step(&PENDING, 4, read, |call| {
-            call.own(&[WRITES, DEAD, WORKER, CLOCK]);
+            call.partition_keys(&[WRITES, DEAD, WORKER, CLOCK]);
         })
     }
 }
@@ -110,11 +112,11 @@ pub(super) fn as_pending(answer: PendingAnswer) -> Pending {
 }
 
 pub(super) fn as_waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
-    entries.into_iter().map(one).collect()
+    entries.into_iter().map(read_waiting).collect()
 }
 
 /// An entry that another program has written may lack anything: it becomes a dead letter.
-fn one((at, fields): Entry) -> Result<Waiting, L2Error> {
+fn read_waiting((at, fields): Entry) -> Result<Waiting, L2Error> {
     // An id that is no time and number is not one of a stream: the server answers something else than asked.
     let at = id(&at).ok_or_else(senseless)?;
     let mut fields: BTreeMap<_, _> = fields.into_iter().collect();

@@ -16,7 +16,7 @@ use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
 
 /// Between two questions to a primary that was not demoted yet, or has not resynced.
-const PAUSE: Duration = Duration::from_millis(20);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The last question that was asked: of this primary, after this incarnation. Its answer is the proof, or empty.
 #[derive(Default)]
@@ -96,6 +96,6 @@ async fn ask(links: &Links, node: Connector, former: &str) -> Option<String> {
             let present = said("master_replid")?;
             return is_continued.then(|| format!("{former} {present}"));
         }
-        sleep(PAUSE).await;
+        sleep(ASK_AGAIN).await;
     }
 }

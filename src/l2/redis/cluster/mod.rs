@@ -32,7 +32,7 @@ use crate::util::shared_result::{SharedResult, shared_result};
 const WIDEN: Duration = Duration::from_millis(250);
 
 /// How often a question lets other tasks run before it is sent with theirs.
-const PAUSES: usize = 8;
+const YIELDS_BEFORE_SEND: usize = 8;
 
 pub(super) struct Cluster {
     /// All nodes are connected to as by this connector, but for the address.
@@ -173,7 +173,7 @@ impl Cluster {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             // After the heartbeats on other nodes, which are due together.
-            for _ in 0..PAUSES {
+            for _ in 0..YIELDS_BEFORE_SEND {
                 yield_now().await;
             }
             *lock(&this.next) = None;

@@ -87,7 +87,7 @@ impl Namespace {
 impl Connected {
     pub(super) async fn audit(&mut self) -> Result<PartitionAudit, L2Error> {
         let mut call = ScriptCall::by("EVALSHA_RO", &AUDIT, &self.names, 3);
-        call.own(&[CLOCK, LOG, LIVE]);
+        call.partition_keys(&[CLOCK, LOG, LIVE]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
         let (numbers, run, is_run, memory, kind, first, ids, list, writes) = answer;
         let [policy, used_memory, maxmemory] = memory;

@@ -95,7 +95,7 @@ impl Namespace {
         };
         let partition = self.connect(first).await?;
         let mut call = ScriptCall::new(&BYPASS_PREFIX, &partition.names, 1);
-        call.own(&[BYPASS]).arg(MOST_BYPASSED_BY_FLEET);
+        call.partition_keys(&[BYPASS]).arg(MOST_BYPASSED_BY_FLEET);
         if let Some((prefix, ms)) = change {
             call.arg(prefix).arg(ms);
         }

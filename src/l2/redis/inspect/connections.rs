@@ -17,7 +17,7 @@ use crate::l2::redis::server::Connector;
 use crate::util::lock::lock;
 
 /// How long an answer may take.
-const LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection to each server, by its address.
 #[derive(Default)]
@@ -56,7 +56,7 @@ pub(super) async fn connect(connector: &Connector) -> Result<MultiplexedConnecti
 
 /// Waits for an answer.
 pub(super) async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> Result<T, L2Error> {
-    at_most(LIMIT, answer.map_err(l2_error)).await
+    at_most(ANSWER_WITHIN, answer.map_err(l2_error)).await
 }
 
 pub(super) async fn at_most<T>(

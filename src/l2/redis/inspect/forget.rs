@@ -203,7 +203,7 @@ impl Namespace {
 impl Connected {
     async fn remains(&mut self) -> Result<PartitionRemains, L2Error> {
         let mut call = ScriptCall::by("EVALSHA_RO", &REMAINS, &self.names, OWN.len());
-        call.own(&OWN);
+        call.partition_keys(&OWN);
         let answer: (u64, u8, Vec<_>) = in_time(call.run(self.connection.clone())).await?;
         let (keys, has_writes, mut entries): (_, _, Vec<(Vec<u8>, Vec<u8>)>) = answer;
         entries.retain(|(id, _)| id != b"list");
@@ -222,7 +222,7 @@ impl Connected {
         any: bool,
     ) -> Result<Option<u64>, L2Error> {
         let mut call = ScriptCall::new(&FORGET_PARTITION, &self.names, OWN.len());
-        call.own(&OWN).arg(any);
+        call.partition_keys(&OWN).arg(any);
         for (id, entry) in &found.entries {
             call.arg(id).arg(entry);
         }

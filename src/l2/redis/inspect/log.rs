@@ -15,7 +15,7 @@ use crate::l2::{Kind, L2Error, Message, PartitionNumber};
 use crate::wire::message;
 
 /// Messages that one request reads: each may have 256 keys.
-const AT_ONCE: u64 = 100;
+const ENTRIES_AT_ONCE: u64 = 100;
 
 /// A change, as the log of its partition has it.
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ impl Connected {
         let [_, mut last, _] = at.and_then(|at| numbers(&at).ok()).unwrap_or_default();
         let mut found = Vec::new();
         while found.len() < most && last > 0 {
-            let first = last.saturating_sub(AT_ONCE - 1).max(1);
+            let first = last.saturating_sub(ENTRIES_AT_ONCE - 1).max(1);
             let entries = read_log(&self.names, self.connection.clone(), first, last).await?;
             if entries.is_empty() {
                 break;

@@ -18,7 +18,7 @@ use crate::l2::{L2Error, Lifetime, PartitionNumber, Stamp, TagVersion};
 use crate::options::MAX_VALUE_BYTES;
 use crate::util::crc16::nth;
 use crate::wire::codec;
-use crate::wire::envelope::{self, Envelope, PAYLOAD_IN_BODY, Place, STAMPED};
+use crate::wire::envelope::{self, ChecksumSeed, Envelope, PAYLOAD_IN_BODY, STAMPED};
 
 lua! {
     INSPECT: [CHECKED, scripts::CLOCK, INCARNATION, MARK], "../lua/inspect.lua";
@@ -225,16 +225,16 @@ impl Connected {
     async fn read(&mut self, namespace: &str, key: &str) -> Result<StoredKey, L2Error> {
         let mut call = ScriptCall::by("EVALSHA_RO", &INSPECT, &self.names, 5);
         call.keys(&[VALUE, LEASE, HOLD], &[key]);
-        call.own(&[CLOCK, WRITES]);
+        call.partition_keys(&[CLOCK, WRITES]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
         let ((value, lease, hold), left, kind, numbers, run, is_run, mark) = answer;
         // Redis answers with negative numbers where there is no key, or no limit.
         let [kept, _, held] = left.map(|ms| u64::try_from(ms).ok().map(Duration::from_millis));
         let partition = self.state(numbers, &run, is_run);
         let now = partition.clock.now;
-        let place = Place::namespace(namespace).key(key);
+        let seed = ChecksumSeed::namespace(namespace).key(key);
         let values: Vec<_> = (value.iter())
-            .flat_map(|bytes| envelope::open_each(bytes, place))
+            .flat_map(|bytes| envelope::open_each(bytes, seed))
             .map(|value| value.map(StoredValue::new).map_err(Damaged))
             .collect();
         let tags = values.iter().flatten().flat_map(|value| value.tags.clone());

@@ -100,14 +100,14 @@ impl Namespace {
 impl Connected {
     async fn pending(&mut self) -> Result<Pending, L2Error> {
         let mut call = ScriptCall::by("EVALSHA_RO", &PENDING, &self.names, 4);
-        call.own(&[WRITES, DEAD, WORKER, CLOCK]);
+        call.partition_keys(&[WRITES, DEAD, WORKER, CLOCK]);
         let answer: PendingAnswer = in_time(call.run(self.connection.clone())).await?;
         Ok(as_pending(answer))
     }
 
     async fn dead_letters(&mut self, most: usize) -> Result<Vec<Waiting>, L2Error> {
         let mut call = ScriptCall::by("EVALSHA_RO", &DEAD_LETTERS, &self.names, 1);
-        call.own(&[DEAD]).arg(most).arg(MOST_BYTES);
+        call.partition_keys(&[DEAD]).arg(most).arg(MOST_BYTES);
         as_waiting(in_time(call.run(self.connection.clone())).await?)
     }
 }
