@@ -373,6 +373,9 @@ pub enum Event {
     Heartbeat(PartitionClock),
 }
 
+/// About how many messages the log of a partition has, for instances that have missed some. `clock.lua` trims it, too.
+pub(crate) const LOG_ENTRIES: usize = 10_000;
+
 /// The longest of the pauses between attempts to reach a server that does not answer, before jitter.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 

@@ -13,15 +13,14 @@ use super::tags::Tags;
 #[cfg(feature = "write-behind")]
 use super::writes::WaitingWrites;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Key, Kind, Lease, Lifetime, ListAge, Member, MemberInfo,
-    Members, Message, PartitionClock, Stamp, Step, Version, Want, WriteAck, Written, random,
+    Applied, Batch, EncodedValue, Event, Key, Kind, LOG_ENTRIES, Lease, Lifetime, ListAge, Member,
+    MemberInfo, Members, Message, PartitionClock, Stamp, Step, Version, Want, WriteAck, Written,
+    random,
 };
 use crate::options::LONGEST;
 use crate::wire::envelope::{self, MOST_VALUES, restamped};
 use crate::wire::message;
 
-/// Messages that the log keeps for instances that have missed some.
-const LOG_ENTRIES: usize = 10_000;
 /// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
 const MESSAGE_QUEUE: usize = 1024;
 

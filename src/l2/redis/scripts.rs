@@ -134,6 +134,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_log_is_as_long_in_both_stores() {
+        let trim = format!("'MAXLEN', '~', '{}'", crate::l2::LOG_ENTRIES);
+        assert!(CLOCK.contains(&trim), "no {trim}");
+    }
+
     /// By its line in the script an error is given the name of the command.
     #[test]
     fn a_line_of_a_script_calls_one_command() {

@@ -11,7 +11,7 @@ for i = 3, #KEYS, 2 do
       local now = math.max(at - written_at, 0) + 1
       stale = stale == 0 and now or math.min(stale, now)
       local times = pack_times(stale, expires_at - written_at, ends, l1)
-      redis.call('SETRANGE', KEYS[i], value.at + TIMES, times)
+      redis.call('SETRANGE', KEYS[i], value.offset + TIMES, times)
     end
   end
   redis.call('DEL', KEYS[i + 1])

@@ -13,39 +13,39 @@ local function stands(clock, present, epoch, since)
   end
   ended = ended or redis.call('HGET', clock, 'leases') or ''
   if #ended == 16 then
-    local of, ver = struct.unpack('>I8I8', ended)
-    return of ~= present or tonumber(since) >= ver
+    local its_epoch, ver = struct.unpack('>I8I8', ended)
+    return its_epoch ~= present or tonumber(since) >= ver
   end
   return true
 end
 
 -- The lease with a token: epoch and version at which it was granted, its marks, the other leases of the key, and where its
 -- end is in the text. Nothing if there is none, or its time is over: the key lasts as long as the last of its leases.
-local function find_lease(stored, token)
+local function find_lease(lease_text, token)
   local pattern = '(%d+):(%d+):' .. token .. ':%x+:()%d+(%+?)(&?)()'
-  local from, _, epoch, since, till, mark, beside, to = string.find(stored or '', pattern)
-  if from and tonumber(string.match(stored, '^%d+', till)) > time() then
+  local from, _, epoch, since, till, mark, beside, to = string.find(lease_text or '', pattern)
+  if from and tonumber(string.match(lease_text, '^%d+', till)) > time() then
     -- With the space before it, or after the first one.
-    local others = string.sub(stored, 1, math.max(from - 2, 0)) .. string.sub(stored, from == 1 and to + 1 or to)
+    local others = string.sub(lease_text, 1, math.max(from - 2, 0)) .. string.sub(lease_text, from == 1 and to + 1 or to)
     return epoch, since, mark, beside, others, till
   end
 end
 
 -- The answer to a fill that is not stored: the values that are.
-local function rejected(key)
-  local v = checked(redis.pcall('GET', key), 'GET')
-  return 'REJECTED', type(v) == 'string' and v, false
+local function rejected(value_key)
+  local value = checked(redis.pcall('GET', value_key), 'GET')
+  return 'REJECTED', type(value) == 'string' and value, false
 end
 
 -- Leaves the others of the leases of a key, and publishes a notice if another load waits for the end of this one. A notice
 -- has no number and may be lost.
-local function end_lease(key, mark, others, channel, of)
+local function end_lease(lease_key, mark, others, channel, key_text)
   if others == '' then
-    redis.call('DEL', key)
+    redis.call('DEL', lease_key)
   else
-    redis.call('SET', key, others, 'KEEPTTL')
+    redis.call('SET', lease_key, others, 'KEEPTTL')
   end
   if mark == '+' then
-    send(channel, 'LE\1' .. of)
+    send(channel, 'LE\1' .. key_text)
   end
 end

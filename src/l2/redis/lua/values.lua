@@ -5,8 +5,8 @@
 local MOST_VALUES = 4
 
 -- The head at a place in values that were read.
-local function head_in(values, at)
-  return string.sub(values, at + 1, at + 100)
+local function head_in(values, offset)
+  return string.sub(values, offset + 1, offset + 100)
 end
 
 -- How long a value is, and whether another one follows; nil if it is not a value.
@@ -20,29 +20,29 @@ end
 
 -- The heads of all values, with their places and lengths. `read` returns the head at a place.
 local function heads(read, values)
-  local found, at = {}, 0
+  local found, offset = {}, 0
   for i = 1, MOST_VALUES do
-    local head = read(values, at)
+    local head = read(values, offset)
     local length, is_followed = length_of(head)
-    found[i] = length and {head = head, at = at, length = length}
+    found[i] = length and {head = head, offset = offset, length = length}
     if not is_followed then
       break
     end
-    at = at + length
+    offset = offset + length
   end
   return found
 end
 
 -- The head of the value with a type tag, and its place; empty if there is none.
-local function find(read, values, tag)
+local function find(read, values, type_tag)
   -- Mostly there is one value, and no list to make.
   local head = read(values, 0)
-  if string.sub(head, 81, 88) == tag then
+  if string.sub(head, 81, 88) == type_tag then
     return head, 0
   end
   for _, value in ipairs(string.byte(head, 4) == 132 and heads(read, values) or {}) do
-    if string.sub(value.head, 81, 88) == tag then
-      return value.head, value.at
+    if string.sub(value.head, 81, 88) == type_tag then
+      return value.head, value.offset
     end
   end
   return '', 0
@@ -52,9 +52,10 @@ end
 -- sums are compared, as a script that changes the times writes theirs anew: it would make damaged times good.
 local function read_stamp(head)
   if length_of(head) and string.byte(head, 78) == 0 then
-    local epoch, ver, at, sum, stale, expires, ends, l1, sum_of_times = struct.unpack('>I8I8I8I8I8I8I8I8I8', head, 5)
-    if epoch + ver + at == sum and stale + expires + ends + l1 == sum_of_times then
-      return epoch, ver, at + expires, at, stale, ends, l1
+    local epoch, ver, written_at, sum, stale, expires, ends, l1, sum_of_times =
+      struct.unpack('>I8I8I8I8I8I8I8I8I8', head, 5)
+    if epoch + ver + written_at == sum and stale + expires + ends + l1 == sum_of_times then
+      return epoch, ver, written_at + expires, written_at, stale, ends, l1
     end
   end
 end
@@ -62,8 +63,8 @@ end
 -- The same of a value of this epoch, without the epoch; nil of any other, and of one whose version the partition has not
 -- issued: it would outlive invalidations (rule 11).
 local function read_issued(head, epoch, issued)
-  local of, ver, expires_at, at, stale, ends, l1 = read_stamp(head)
-  if of and of == epoch and ver <= issued then
-    return ver, expires_at, at, stale, ends, l1
+  local its_epoch, ver, expires_at, written_at, stale, ends, l1 = read_stamp(head)
+  if its_epoch and its_epoch == epoch and ver <= issued then
+    return ver, expires_at, written_at, stale, ends, l1
   end
 end

@@ -8,7 +8,7 @@ local function other_version(at, clock_epoch, issued, first, epoch, ver, tags, b
   local own, current = string.sub(body, 45, 52), {}
   for _, value in ipairs(heads(head_of, KEYS[1])) do
     local stored, expires_at = read_issued(value.head, clock_epoch, issued)
-    value.tags = stored and at < expires_at and tags_of(KEYS[1], value.head, value.at)
+    value.tags = stored and at < expires_at and tags_of(KEYS[1], value.head, value.offset)
     if value.tags then
       value.ver = stored
       table.insert(current, string.sub(value.head, 81, 88) == own and 1 or #current + 1, value)
