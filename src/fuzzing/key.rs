@@ -143,7 +143,7 @@ fn names(input: &mut Input<'_>) {
         let users = [(VALUE, key), (LEASE, key), (HOLD, key), (TAG_VERSION, key)];
         let own = [(DONE, "7"), (CLOCK, ""), (LOG, ""), (LIVE, "")];
         let all = users.into_iter().chain(own);
-        let all = all.map(|(mark, text)| names.name(mark, text).0.concat());
+        let all = all.map(|(kind, text)| names.name(kind, text).0.concat());
         all.chain([names.events.clone()]).collect::<Vec<_>>()
     };
     let mut ours = all(&one, &key);

@@ -37,6 +37,10 @@ pub(super) struct ScriptCall<'a> {
     lua: &'static Lua,
     names: &'a Names,
     command: Cmd,
+    /// How many keys the command announces, and how many were added. What follows the announced ones are arguments to the
+    /// server, whatever they were meant for.
+    keys: usize,
+    added_keys: usize,
     /// The SETs of bodies that the script puts in their place, or the script, sent before the command.
     staged: Pipeline,
 }
@@ -59,27 +63,36 @@ impl<'a> ScriptCall<'a> {
             lua,
             names,
             command,
+            keys,
+            added_keys: 0,
             staged: Pipeline::new(),
         }
     }
 
-    /// Adds keys that the partition has once, by their marks.
-    pub(super) fn partition_keys(&mut self, marks: &[&str]) -> &mut Self {
-        self.keys(marks, &[""])
+    /// Adds keys that the partition has once, by their kinds.
+    pub(super) fn partition_keys(&mut self, kinds: &[&str]) -> &mut Self {
+        self.keys(kinds, &[""])
     }
 
-    /// Adds keys: those with these marks for each text.
+    /// Adds keys: those of these kinds for each text.
     pub(super) fn keys<'t>(
         &mut self,
-        marks: &[&str],
+        kinds: &[&str],
         texts: impl IntoIterator<Item = &'t (impl Deref<Target = str> + 't)>,
     ) -> &mut Self {
         for text in texts {
-            for mark in marks {
-                self.command.arg(self.names.name(mark, text));
+            for kind in kinds {
+                self.command.arg(self.names.name(kind, text));
+                self.added_keys += 1;
             }
         }
         self
+    }
+
+    /// Adds a key by its name. Beyond the announced keys it is an argument: the key may be of another slot.
+    pub(super) fn key_by_name(&mut self, name: impl ToRedisArgs) -> &mut Self {
+        self.added_keys = self.keys.min(self.added_keys + 1);
+        self.arg(name)
     }
 
     /// If a body is large, has it stored under a name of its own before the script runs, which puts it in its place:
@@ -96,6 +109,7 @@ impl<'a> ScriptCall<'a> {
             set.arg("PX").arg(in_store_ms(value.ttls));
             self.staged.add_command(set);
             self.command.arg(name);
+            self.added_keys += 1;
         }
         self
     }
@@ -145,6 +159,7 @@ impl<'a> ScriptCall<'a> {
         mut self,
         mut connection: MultiplexedConnection,
     ) -> RedisResult<T> {
+        debug_assert_eq!(self.added_keys, self.keys, "the keys that are announced");
         if !self.staged.is_empty() {
             // In one pipeline: the bodies arrive before the script, over the same connection.
             self.staged.add_command(self.command.clone());

@@ -77,7 +77,13 @@ impl ConnectionSource {
 
     /// Warns, once for all partitions, if the server hides its process.
     fn check_process(&self, found: &RunAnswer) {
-        if found.hides_process() && !self.names.said.no_process.swap(true, Ordering::Relaxed) {
+        if found.hides_process()
+            && !self
+                .names
+                .logged_once
+                .no_process
+                .swap(true, Ordering::Relaxed)
+        {
             warn!(
                 namespace = self.names.namespace,
                 "INFO of the server has no run_id, so each failover empties L2, also one that has lost nothing"

@@ -224,7 +224,7 @@ impl Steps {
         for ((_, ask), token) in asks.iter().zip(tokens) {
             call.arg(token).arg(millis(ask.ttl));
             match ask.want {
-                // None of these marks is a number, which a version is.
+                // None of these signs is a number, which a version is.
                 Want::Any => call.arg(""),
                 Want::OtherThan(seen) => call.arg(seen),
                 Want::Nothing => call.arg("*"),
@@ -288,8 +288,8 @@ impl Steps {
             let keys = 2 + 2 * fills.len() + tags.len() + staged;
             let mut call = ScriptCall::new(&scripts::FILL, &self.names, keys);
             call.partition_keys(&[CLOCK, LOG]);
-            for mark in [LEASE, VALUE] {
-                call.keys(&[mark], fills.iter().map(|fill| &fill.key));
+            for kind in [LEASE, VALUE] {
+                call.keys(&[kind], fills.iter().map(|fill| &fill.key));
             }
             call.keys(&[TAG_VERSION], &tags);
             for fill in fills {

@@ -336,8 +336,8 @@ impl L2 for RedisL2 {
     ) -> Box<dyn Partition> {
         let topology = &self.0.topology;
         let mut names = Names::new(name, topology.database());
-        names.said = Arc::clone(&self.0.said);
-        names.settling = Arc::clone(&self.0.settling);
+        names.logged_once = Arc::clone(&self.0.logged_once);
+        names.partition_checks = Arc::clone(&self.0.partition_checks);
         let names = Arc::new(names);
         let source = Arc::new(ConnectionSource {
             topology: Arc::clone(topology),

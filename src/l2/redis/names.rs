@@ -1,5 +1,5 @@
-//! The names of one partition's keys: the partition's hash tag, a mark, and a text for all but the keys that a partition
-//! has once. And the names of the partition's channel and connections.
+//! The names of one partition's keys: the partition's hash tag, the kind of the key, and a text for all but the keys that a
+//! partition has once. And the names of the partition's channel and connections.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::per_runtime::PerRuntime;
 use crate::l2::{PartitionName, PartitionNumber};
 use crate::util::crc16::{part, slot};
 
-/// The mark of a user's key.
+/// The kind of a user's key.
 pub(crate) const VALUE: &str = ":";
 pub(crate) const LEASE: &str = "!lease:";
 pub(crate) const HOLD: &str = "!hold:";
@@ -41,24 +41,24 @@ pub(crate) struct Names {
     pub(super) namespace: String,
     /// How many partitions the namespace has.
     pub(super) partitions: u16,
-    tag: String,
+    hash_tag: String,
     /// The slot of all keys and of the channel in a cluster: a request is for one slot.
     pub(super) slot: Option<u16>,
     /// The channel of the partition's messages.
     pub(crate) events: String,
     /// The name of the connections in `CLIENT LIST`.
     client: String,
-    pub(super) said: Arc<Said>,
-    pub(super) settling: Arc<Settling>,
+    pub(super) logged_once: Arc<LoggedOnce>,
+    pub(super) partition_checks: Arc<PartitionChecks>,
 }
 
 /// By namespaces and numbers of partitions: whether these partitions may be used, which all partitions find out together.
-pub(super) type Settling = PerRuntime<Joint<(String, u16), RedisResult<()>>>;
+pub(super) type PartitionChecks = PerRuntime<Joint<(String, u16), RedisResult<()>>>;
 
 /// Which missing features of the servers of a [`RedisL2`](super::RedisL2) the log has already named: once for all
 /// partitions.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct LoggedOnce {
     no_names: AtomicBool,
     pub(super) no_process: AtomicBool,
 }
@@ -67,7 +67,7 @@ pub(crate) struct Said {
 #[derive(Clone, Copy)]
 pub(crate) struct Joined<P, const N: usize>(pub(crate) [P; N]);
 
-/// The hash tag, the mark and the text of a key.
+/// The hash tag, the kind and the text of a key.
 pub(crate) type Name<'a> = Joined<&'a str, 3>;
 
 /// A hash tag keeps all keys of a partition in one slot. Of several partitions each has its own part of all slots, into
@@ -92,7 +92,7 @@ fn hash_tag(namespace: &str, PartitionNumber { number, of }: PartitionNumber) ->
 
 /// The name of a partition's clock alone, for a request that reads many of them.
 pub(super) struct ClockName {
-    tag: String,
+    hash_tag: String,
     pub(super) slot: Option<u16>,
 }
 
@@ -101,19 +101,19 @@ impl ClockName {
         let tag = hash_tag(name.namespace, name.partition);
         Self {
             slot: database.is_none().then(|| slot(&tag)),
-            tag: format!("{{{tag}}}"),
+            hash_tag: format!("{{{tag}}}"),
         }
     }
 
     pub(super) fn name(&self) -> Name<'_> {
-        Joined([&self.tag, CLOCK, ""])
+        Joined([&self.hash_tag, CLOCK, ""])
     }
 }
 
 impl Names {
     /// In this database, or in a cluster, which has none.
     pub(crate) fn new(name: PartitionName<'_>, database: Option<i64>) -> Self {
-        let ClockName { tag, slot } = ClockName::new(name, database);
+        let ClockName { hash_tag, slot } = ClockName::new(name, database);
         let PartitionName {
             namespace,
             partition,
@@ -121,11 +121,11 @@ impl Names {
         } = name;
         let events = match database {
             // By this, scripts publish in the slot alone: not on all nodes.
-            None => format!("{tag}!sharded"),
-            Some(0) => format!("{tag}!events"),
+            None => format!("{hash_tag}!sharded"),
+            Some(0) => format!("{hash_tag}!events"),
             // Channels are not part of a database: without its number, two databases would receive each other's
             // messages.
-            Some(number) => format!("{tag}!events@{number}"),
+            Some(number) => format!("{hash_tag}!events@{number}"),
         };
         // Redis takes printable ASCII without spaces.
         let printable = namespace.replace(|char: char| !char.is_ascii_graphic(), "_");
@@ -135,15 +135,15 @@ impl Names {
             slot,
             events,
             client: format!("larder:{printable}"),
-            said: Arc::default(),
-            settling: Arc::default(),
-            tag,
+            logged_once: Arc::default(),
+            partition_checks: Arc::default(),
+            hash_tag,
         }
     }
 
-    /// The name of a key with one of the marks above.
-    pub(crate) fn name<'a>(&'a self, mark: &'a str, text: &'a str) -> Name<'a> {
-        Joined([&self.tag, mark, text])
+    /// The name of a key of one of the kinds above.
+    pub(crate) fn name<'a>(&'a self, kind: &'a str, text: &'a str) -> Name<'a> {
+        Joined([&self.hash_tag, kind, text])
     }
 
     /// Gives a connection its name, if it is new. Without one it works as well.
@@ -156,7 +156,7 @@ impl Names {
         let named: Result<(), _> = command.query_async(&mut connection).await;
         if let Err(error) = named
             && matches!(error.code(), Some("NOPERM" | "ERR"))
-            && !self.said.no_names.swap(true, Ordering::Relaxed)
+            && !self.logged_once.no_names.swap(true, Ordering::Relaxed)
         {
             warn!(
                 name = self.client,

@@ -168,13 +168,13 @@ impl RedisPartition {
     }
 
     /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it
-    /// is given. `marks` are the marks of the script's keys that belong to the value's key, and of the keys that the
+    /// is given. `kinds` are the kinds of the script's keys that belong to the value's key, and of the keys that the
     /// partition has once. `more` adds arguments of the script's own.
     pub(super) async fn store_one(
         &self,
         lua: &'static Lua,
         batch: Batch<'_>,
-        marks: [&[&str]; 2],
+        kinds: [&[&str]; 2],
         more: impl Fn(&mut ScriptCall<'_>, &str) + Sync,
         version: Option<Version>,
     ) -> Result<Written, L2Error> {
@@ -184,7 +184,7 @@ impl RedisPartition {
         // The same in each copy: by it the second finds the answer of the first, which has stored the value.
         let this = random().to_string();
         let own = &envelope::tags_of(&value.body);
-        let [of_key, of_partition] = marks;
+        let [of_key, of_partition] = kinds;
         let call = |stored: &[u8], tags: &[Key]| {
             let keys = of_key.len() + of_partition.len() + 1 + own.len() + tags.len();
             let mut call = ScriptCall::new(lua, &self.names, keys);
@@ -214,17 +214,17 @@ impl RedisPartition {
         self.send_with_tags(batch.deadline, call, read).await
     }
 
-    /// Changes what the partition has under the keys of a batch with these marks, and publishes that.
+    /// Changes what the partition has under the keys of a batch, of these kinds, and publishes that.
     fn change<'a>(
         &'a self,
         lua: &'static Lua,
-        marks: &'static [&'static str],
+        kinds: &'static [&'static str],
         batch: Batch<'a>,
     ) -> Reply<'a, Written> {
-        let keys = 2 + marks.len() * batch.keys.len();
+        let keys = 2 + kinds.len() * batch.keys.len();
         let read = |answer: Vec<u8>| read_ack(&answer);
         self.step(lua, keys, read, move |call| {
-            call.partition_keys(&[CLOCK, LOG]).keys(marks, batch.keys);
+            call.partition_keys(&[CLOCK, LOG]).keys(kinds, batch.keys);
             call.message(batch.payload);
         })
     }
@@ -357,9 +357,9 @@ impl Partition for RedisPartition {
                     .boxed()
             }
             Step::InsertIf(version) => {
-                let marks: [&[&str]; 2] = [&[VALUE, LEASE], &[CLOCK, LOG]];
+                let kinds: [&[&str]; 2] = [&[VALUE, LEASE], &[CLOCK, LOG]];
                 let none = |_: &mut ScriptCall<'_>, _: &str| {};
-                self.store_one(&scripts::INSERT_IF, batch, marks, none, Some(*version))
+                self.store_one(&scripts::INSERT_IF, batch, kinds, none, Some(*version))
                     .boxed()
             }
             #[cfg(feature = "write-behind")]
@@ -446,7 +446,7 @@ impl Partition for RedisPartition {
                     let gone = self.step(&scripts::REMOVE, 1 + found.len(), Ok, |call| {
                         call.partition_keys(&[CLOCK]);
                         for (name, ..) in found {
-                            call.arg(name);
+                            call.key_by_name(name);
                         }
                         for (.., before) in found {
                             call.arg(before.epoch).arg(before.ver);

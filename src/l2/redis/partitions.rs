@@ -28,9 +28,9 @@ pub(super) async fn settle_number(
     connection: &MultiplexedConnection,
 ) -> RedisResult<()> {
     let key = (names.namespace.clone(), names.partitions);
-    let settling = names.settling.get();
+    let checks = names.partition_checks.get();
     let settle = settle(names, topology, connection).boxed();
-    settling.run(key, settle).await
+    checks.run(key, settle).await
 }
 
 async fn settle(
@@ -203,7 +203,7 @@ impl Clocks<'_> {
         // The name of the first clock is declared. The others are arguments: they may be of other slots.
         let mut ask = ScriptCall::by("EVALSHA_RO", &scripts::NUMBERS, self.names, 1);
         for clock in clocks {
-            ask.arg(clock.name());
+            ask.key_by_name(clock.name());
         }
         ask.load();
         ask.run(connection).await

@@ -333,13 +333,15 @@ impl Connected {
         let mut read = ScriptCall::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2);
         // The names of the first partition are declared. The others are arguments: they may be of other slots.
         for Heartbeat { names, member, .. } in heartbeats {
-            read.arg(names.name(CLOCK, "")).arg(names.name(LIVE, ""));
+            read.key_by_name(names.name(CLOCK, ""))
+                .key_by_name(names.name(LIVE, ""));
             read.arg(member.info.id);
         }
         let this = random();
         read.arg(this);
         for one in &noted {
-            note.arg(one.names.name(LIVE, "")).arg(one.member.info.id);
+            note.key_by_name(one.names.name(LIVE, ""))
+                .arg(one.member.info.id);
             note.arg(members::entry(&one.member));
             note.arg(one.generation).arg(one.age);
         }

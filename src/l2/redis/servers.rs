@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use super::names::{Said, Settling};
+use super::names::{LoggedOnce, PartitionChecks};
 use super::per_runtime::PerRuntime;
 use super::pubsub::Beats;
 use super::read_batcher::ReadBatcher;
@@ -14,8 +14,8 @@ pub(super) struct Servers {
     pub(super) topology: Arc<Topology>,
     pub(super) batchers: Arc<PerRuntime<ReadBatcher>>,
     pub(super) outages: Arc<Outages>,
-    pub(super) said: Arc<Said>,
-    pub(super) settling: Arc<Settling>,
+    pub(super) logged_once: Arc<LoggedOnce>,
+    pub(super) partition_checks: Arc<PartitionChecks>,
     pub(super) beats: Arc<Beats>,
 }
 
@@ -28,8 +28,8 @@ impl Servers {
             topology: Arc::new(topology),
             batchers: Arc::default(),
             outages: Arc::default(),
-            said: Arc::default(),
-            settling: Arc::default(),
+            logged_once: Arc::default(),
+            partition_checks: Arc::default(),
             beats: Arc::default(),
         })
     }

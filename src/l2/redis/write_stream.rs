@@ -29,11 +29,11 @@ lua! {
 impl RedisPartition {
     /// Stores a value, and appends it to the stream in the same step.
     pub(super) async fn append(&self, batch: Batch<'_>, how: &Append) -> Result<Written, L2Error> {
-        let marks: [&[&str]; 2] = [&[VALUE, LEASE, HOLD], &[CLOCK, LOG, WRITES, DEAD]];
+        let kinds: [&[&str]; 2] = [&[VALUE, LEASE, HOLD], &[CLOCK, LOG, WRITES, DEAD]];
         let more = |call: &mut ScriptCall<'_>, key: &str| {
             call.arg(how.most).arg(key).arg(&how.encoded_key);
         };
-        self.store_one(&APPEND, batch, marks, more, how.version)
+        self.store_one(&APPEND, batch, kinds, more, how.version)
             .await
     }
 }
