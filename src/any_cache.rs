@@ -14,36 +14,45 @@ use crate::util::later::Later;
 /// A handle of a cache of any type, for the calls that do not depend on its keys and values. From
 /// [`Caches::iter`](crate::Caches::iter), or from a [`Cache`].
 #[derive(Clone)]
-pub struct AnyCache(pub(crate) Arc<Engine>);
+pub struct AnyCache(Arc<Engine>);
 
 impl AnyCache {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self(engine)
+    }
+
+    /// The engine that carries out calls now, as that of a [`Cache`].
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        Engine::latest(&self.0)
+    }
+
     /// See [`Cache::namespace`](crate::Cache::namespace).
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.0.namespace()
+        self.engine().namespace()
     }
 
     /// See [`Cache::ready`](crate::Cache::ready).
     pub async fn ready(&self) {
-        self.0.ready().await;
+        self.engine().ready().await;
     }
 
     /// See [`Cache::health`](crate::Cache::health).
     #[must_use]
     pub fn health(&self) -> Health {
-        self.0.health()
+        self.engine().health()
     }
 
     /// See [`Cache::stats`](crate::Cache::stats).
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.stats()
+        self.engine().stats()
     }
 
     /// See [`Cache::partition_health`](crate::Cache::partition_health).
     #[must_use]
     pub fn partition_health(&self) -> Vec<Health> {
-        self.0.partition_health()
+        self.engine().partition_health()
     }
 
     /// See [`Cache::global_stats`](crate::Cache::global_stats).
@@ -52,41 +61,41 @@ impl AnyCache {
     ///
     /// As [`Cache::global_stats`](crate::Cache::global_stats).
     pub async fn global_stats(&self) -> Result<Stats, L2Error> {
-        self.0.global_stats().await
+        self.engine().global_stats().await
     }
 
     /// See [`Cache::hot_keys`](crate::Cache::hot_keys).
     #[must_use]
     pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.0.hot_keys(most)
+        self.engine().hot_keys(most)
     }
 
     /// See [`Cache::local_keys`](crate::Cache::local_keys).
     #[must_use]
     pub fn local_keys(&self, most: usize) -> Vec<String> {
-        self.0.local_keys(most)
+        self.engine().local_keys(most)
     }
 
     /// See [`Cache::size_advice`](crate::Cache::size_advice).
     #[must_use]
     pub fn size_advice(&self) -> Option<SizeAdvice> {
-        self.0.size_advice()
+        self.engine().size_advice()
     }
 
     /// See [`Cache::is_enabled`](crate::Cache::is_enabled).
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        self.0.is_enabled()
+        self.engine().is_enabled()
     }
 
     /// See [`Cache::set_enabled`](crate::Cache::set_enabled).
     pub fn set_enabled(&self, is_enabled: bool) {
-        self.0.set_enabled(is_enabled, &mut Later::default());
+        self.engine().set_enabled(is_enabled, &mut Later::default());
     }
 
     /// See [`Cache::set_enabled_for`](crate::Cache::set_enabled_for).
     pub fn set_enabled_for(&self, share: f64) {
-        self.0.set_enabled_for(share, &mut Later::default());
+        self.engine().set_enabled_for(share, &mut Later::default());
     }
 
     /// See [`Cache::set_enabled_everywhere`](crate::Cache::set_enabled_everywhere).
@@ -95,7 +104,7 @@ impl AnyCache {
     ///
     /// As [`Cache::set_enabled_everywhere`](crate::Cache::set_enabled_everywhere).
     pub async fn set_enabled_everywhere(&self, is_enabled: bool) -> Result<(), L2Error> {
-        self.0.set_enabled_everywhere(is_enabled).await
+        self.engine().set_enabled_everywhere(is_enabled).await
     }
 
     /// See [`Cache::bypass`](crate::Cache::bypass). Takes the text of the key, as Redis shows it after the namespace.
@@ -104,7 +113,7 @@ impl AnyCache {
     ///
     /// As [`Cache::bypass`](crate::Cache::bypass).
     pub fn bypass(&self, key: &str) -> Result<(), WriteError> {
-        let bypassed = self.0.bypass(&key_text(key)?, false);
+        let bypassed = self.engine().bypass(&key_text(key)?, false);
         bypassed.map_err(WriteError::misuse)
     }
 
@@ -114,23 +123,25 @@ impl AnyCache {
     ///
     /// As [`Cache::bypass_prefix`](crate::Cache::bypass_prefix).
     pub fn bypass_prefix(&self, prefix: &str) -> Result<(), WriteError> {
-        let bypassed = self.0.bypass(&key_text(prefix)?, true);
+        let bypassed = self.engine().bypass(&key_text(prefix)?, true);
         bypassed.map_err(WriteError::misuse)
     }
 
     /// See [`Cache::end_bypass`](crate::Cache::end_bypass).
     pub fn end_bypass(&self) {
-        self.0.end_bypass();
+        self.engine().end_bypass();
     }
 
     /// See [`Cache::set_l1_capacity`](crate::Cache::set_l1_capacity).
     pub fn set_l1_capacity(&self, capacity: u64) {
-        self.0.set_l1_capacity(capacity, &mut Later::default());
+        self.engine()
+            .set_l1_capacity(capacity, &mut Later::default());
     }
 
     /// See [`Cache::set_max_concurrent_loads`](crate::Cache::set_max_concurrent_loads).
     pub fn set_max_concurrent_loads(&self, most: usize) {
-        self.0.set_max_concurrent_loads(most, &mut Later::default());
+        self.engine()
+            .set_max_concurrent_loads(most, &mut Later::default());
     }
 
     /// See [`Cache::clear`](crate::Cache::clear).
@@ -139,7 +150,7 @@ impl AnyCache {
     ///
     /// As [`Cache::clear`](crate::Cache::clear).
     pub async fn clear(&self) -> Result<Token, WriteError> {
-        self.0.clear().await
+        self.engine().clear().await
     }
 
     /// See [`Cache::invalidate_tag`](crate::Cache::invalidate_tag).
@@ -148,7 +159,7 @@ impl AnyCache {
     ///
     /// As [`Cache::invalidate_tag`](crate::Cache::invalidate_tag).
     pub async fn invalidate_tag<T: CacheKey + ?Sized>(&self, tag: &T) -> Result<Token, WriteError> {
-        self.0.invalidate_tag(key_text(tag)?).await
+        self.engine().invalidate_tag(key_text(tag)?).await
     }
 
     /// See [`Cache::invalidate`](crate::Cache::invalidate). The key is that with the text of `key`, whatever the type of
@@ -158,7 +169,7 @@ impl AnyCache {
     ///
     /// As [`Cache::invalidate`](crate::Cache::invalidate).
     pub async fn invalidate<Q: CacheKey + ?Sized>(&self, key: &Q) -> Result<Token, WriteError> {
-        self.0.invalidate(key_text(key)?).await
+        self.engine().invalidate(key_text(key)?).await
     }
 
     /// See [`Cache::invalidate_prefix`](crate::Cache::invalidate_prefix). Whatever the type of the keys: those whose texts
@@ -168,18 +179,18 @@ impl AnyCache {
     ///
     /// As [`Cache::invalidate_prefix`](crate::Cache::invalidate_prefix).
     pub async fn invalidate_prefix(&self, prefix: &str) -> Result<u64, WriteError> {
-        self.0.invalidate_prefix(key_text(prefix)?).await
+        self.engine().invalidate_prefix(key_text(prefix)?).await
     }
 
     /// See [`Cache::close`](crate::Cache::close).
     pub async fn close(&self) {
-        report_losses(&[(self.namespace(), self.0.close().await)]);
+        report_losses(&[(self.namespace(), self.engine().close().await)]);
     }
 }
 
 impl<K, V: Send + Sync + 'static> From<&Cache<K, V>> for AnyCache {
     fn from(cache: &Cache<K, V>) -> Self {
-        Self(Arc::clone(cache.engine()))
+        Self::new(Arc::clone(cache.engine()))
     }
 }
 

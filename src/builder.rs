@@ -1351,7 +1351,7 @@ impl Given {
         let settings = AllSettings::new(code, last);
         let engine = Engine::new(options, settings, type_tag, parts);
         if let Some(on_build) = rest.on_build {
-            on_build(AnyCache(Arc::clone(&engine)))?;
+            on_build(AnyCache::new(Arc::clone(&engine)))?;
         }
         Ok((engine, batch))
     }

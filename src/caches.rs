@@ -300,11 +300,11 @@ impl Caches {
         // All of them first: an operator who reads the error has no caches with new settings beside others with old
         // ones.
         for (cache, settings) in &all {
-            cache.0.options_with(settings)?;
+            cache.engine().options_with(settings)?;
         }
         let applied = all
             .iter()
-            .map(|(cache, settings)| cache.0.apply_settings(settings, &mut later));
+            .map(|(cache, settings)| cache.engine().apply_settings(settings, &mut later));
         let applied = applied.collect();
         *present = settings;
         applied
@@ -375,7 +375,7 @@ impl Caches {
     /// Closes all caches, all at once, see [`Cache::close`]. Writes that are lost by it are one line in the log.
     pub async fn close(&self) {
         let caches: Vec<_> = self.iter().collect();
-        let closed = join_all(caches.iter().map(|cache| cache.0.close())).await;
+        let closed = join_all(caches.iter().map(|cache| cache.engine().close())).await;
         let names = caches.iter().map(AnyCache::namespace);
         report_losses(&names.zip(closed).collect::<Vec<_>>());
     }
@@ -396,7 +396,7 @@ impl CachesState {
         }
         let present = present.of(name);
         if present != *settings {
-            cache.0.apply_settings(&present, &mut later)?;
+            cache.engine().apply_settings(&present, &mut later)?;
         }
         built.push(cache);
         Ok(())

@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::any_cache::AnyCache;
 use crate::cache::InvalidationBatch;
 use crate::engine::Engine;
-use crate::entry::{AnyEntry, Meta};
 use crate::error::{L2Error, WriteError};
 use crate::key::key_text;
 use crate::settings::Settings;
 use crate::vocabulary::Version;
 
+pub use crate::engine::{Located, LocatedEntry, Mismatch};
 pub use crate::error::{OfOneCaller, all_done};
 pub use crate::util::lock::lock;
 pub use crate::util::random::seed;
@@ -37,7 +37,7 @@ pub fn names(
 
 /// Waits until L2 has accepted all invalidations that a cache has deferred.
 pub async fn nothing_is_deferred(cache: &AnyCache) {
-    Engine::nothing_is_deferred(&cache.0).await;
+    Engine::nothing_is_deferred(cache.engine()).await;
 }
 
 /// What a cache of this instance shows to operators, beside the public calls.
@@ -62,7 +62,7 @@ pub struct InstanceState {
 
 #[must_use]
 pub fn instance_state(cache: &AnyCache) -> InstanceState {
-    let engine = &*cache.0;
+    let engine = cache.engine();
     InstanceState {
         name: engine.instance_name().to_owned(),
         member: engine.id(),
@@ -81,70 +81,24 @@ pub fn epoch_and_number(version: Version) -> (u64, u64) {
     (version.epoch, version.ver)
 }
 
-/// What both levels hold for a key.
-#[derive(Debug)]
-pub struct Located {
-    /// Whether the cache is on for the key.
-    pub is_enabled: bool,
-    /// Whether an invalidation of the key waits for L2, so that neither level is used for it.
-    pub is_deferred: bool,
-    /// The entry that L1 could answer with now.
-    pub l1: Option<LocatedEntry>,
-    /// The value that L2 could answer with now.
-    pub l2: Result<Option<LocatedEntry>, L2Error>,
-}
-
-/// All of an entry but its value.
-#[derive(Debug)]
-pub struct LocatedEntry {
-    pub meta: Meta,
-    pub tags: Vec<String>,
-}
-
-impl LocatedEntry {
-    fn of(entry: &AnyEntry) -> Self {
-        let tags = entry.record().tag_names();
-        Self {
-            meta: entry.meta(),
-            tags: tags.map(str::to_owned).collect(),
-        }
-    }
-}
-
 /// What both levels hold for the key with this text. No look-up: neither level changes, and nothing is counted as a hit.
 ///
 /// # Errors
 ///
 /// The key is too long.
 pub async fn locate(cache: &AnyCache, key: &str) -> Result<Located, WriteError> {
-    let located = Engine::latest(&cache.0).locate(key_text(key)?).await;
-    Ok(Located {
-        is_enabled: located.is_enabled,
-        is_deferred: located.is_deferred,
-        l1: located.l1.as_ref().map(LocatedEntry::of),
-        l2: (located.l2).map(|entry| entry.as_ref().map(LocatedEntry::of)),
-    })
+    Ok(cache.engine().locate(key_text(key)?).await)
 }
 
-/// A value that differed from its source, although nothing had invalidated it.
-#[derive(Debug)]
-pub struct Mismatch {
-    pub key: String,
-    pub version: Version,
-    /// How long before it was found the value was written.
-    pub age: Duration,
-    pub found_ago: Duration,
-}
-
-/// The last of them that this instance has found, the oldest first.
+/// The last values that this instance has found to differ from their source, the oldest first. Each with the time since it
+/// was found.
 #[must_use]
-pub fn mismatches(cache: &AnyCache) -> Vec<Mismatch> {
-    let (all, now) = cache.0.mismatches();
-    let mismatches = all.into_iter().map(|found| Mismatch {
-        key: found.key.to_string(),
-        version: found.version,
-        age: found.age,
-        found_ago: Duration::from_nanos(now.saturating_sub(found.found_at)),
+pub fn mismatches(cache: &AnyCache) -> Vec<(Mismatch, Duration)> {
+    let (all, now) = cache.engine().mismatches();
+    let since = |found: &Mismatch| Duration::from_nanos(now.saturating_sub(found.found_at));
+    let mismatches = all.into_iter().map(|found| {
+        let since = since(&found);
+        (found, since)
     });
     mismatches.collect()
 }

@@ -43,6 +43,7 @@ mod write;
 pub(crate) use self::context::Context;
 pub(crate) use self::convert::{Same, TypeRules};
 pub(crate) use self::engine::{Engine, Parts, report_losses};
+pub use self::load::Mismatch;
 pub(crate) use self::load::loader::Loader;
 pub(crate) use self::load::{
     AnyKey, Batches, CacheLoader, Commit, Committed, Load, LoaderOfKeys, PartitionLoads, Returned,
@@ -51,6 +52,7 @@ pub(crate) use self::load::{
 #[cfg(feature = "write-behind")]
 pub(crate) use self::partitions::Partitions;
 pub(crate) use self::read::looked_up::LookedUp;
+pub use self::read::{Located, LocatedEntry};
 pub(crate) use self::subscribe::listen::Channel;
 pub(crate) use self::subscribe::publish::PublishTo;
 pub(crate) use self::write::{KeysAndTags, PartitionWrites};

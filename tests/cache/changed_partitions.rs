@@ -5,6 +5,7 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 use futures::future::join_all;
 use larder::Loaded;
+use larder::caches::AnyCache;
 
 use crate::fleet::{Fleet, Set, Source, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
@@ -188,6 +189,24 @@ async fn the_capacity_outlives_a_change_of_partitions() {
         a.local_keys(1_000).len() == keys.len()
     })
     .await;
+}
+
+/// A handle without types keeps the engine that the instance had when the handle was made.
+#[tokio::test]
+async fn a_cache_without_types_goes_on_with_the_present_partitions() {
+    let fleet = Fleet::redis().await;
+    let (a, _) = of(&fleet, 1).await;
+    let any = AnyCache::from(&a);
+    let (c, _) = of(&fleet, 4).await;
+    agree(&[&a, &c]).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    eventually("L1 has the key", async || {
+        any.local_keys(10).contains(&"k".to_owned())
+    })
+    .await;
+    assert_eq!(any.partition_health().len(), 4);
+    any.set_enabled(false);
+    assert!(!a.is_enabled() && !any.is_enabled());
 }
 
 /// As after an eviction: which partitions are used is found out by the others.

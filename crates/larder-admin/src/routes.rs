@@ -193,14 +193,14 @@ fn local_keys(call: &AdminCall) -> Answer {
 
 fn show_mismatches(call: &AdminCall) -> Answer {
     let all = mismatches(call.cache()?);
-    let shown = all.iter().rev().map(|mismatch| {
+    let shown = all.iter().rev().map(|(mismatch, since)| {
         let (epoch, version) = epoch_and_number(mismatch.version);
         json!({
-            "key": mismatch.key,
+            "key": *mismatch.key,
             "epoch": epoch,
             "version": version,
             "age_ms": millis(mismatch.age),
-            "found_ms_ago": millis(mismatch.found_ago),
+            "found_ms_ago": millis(*since),
         })
     });
     Ok(Reply::shown(shown.collect()))

@@ -43,7 +43,7 @@ pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load, LoaderOfKeys}
 pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
 pub(crate) use self::partitions::PartitionLoads;
 use self::permits::LoadPermits;
-pub(crate) use self::verify::Mismatch;
+pub use self::verify::Mismatch;
 pub(crate) use self::verify::Mismatches;
 use super::context::Context;
 use super::read::lookup::Reads;

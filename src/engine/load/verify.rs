@@ -41,11 +41,13 @@ pub(super) struct Sample {
 
 /// A value that differs from its source, although nothing has invalidated it.
 #[derive(Clone, Debug)]
-pub(crate) struct Mismatch {
-    pub(crate) key: Key,
-    pub(crate) version: Version,
+pub struct Mismatch {
+    /// The key, as it is in Redis after the namespace.
+    pub key: Key,
+    /// The version of the write.
+    pub version: Version,
     /// How long before it was found the value was written.
-    pub(crate) age: Duration,
+    pub age: Duration,
     pub(crate) found_at: Tick,
 }
 

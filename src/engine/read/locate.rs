@@ -7,22 +7,45 @@ use futures::future::BoxFuture;
 use super::lookup::Reads;
 use super::partitions::PartitionReads;
 use super::tags::{self, Proof};
-use crate::entry::AnyEntry;
+use crate::clock::Tick;
+use crate::entry::{AnyEntry, Meta};
 use crate::error::L2Error;
 use crate::key::Key;
+use crate::l1::SharedRecord;
 use crate::l2::{LeaseReply, LeaseRequest, Want};
 use crate::vocabulary::Source;
 
 /// What both levels hold for a key.
-pub(crate) struct Located {
+#[derive(Debug)]
+pub struct Located {
     /// Whether the cache is on for the key.
-    pub(crate) is_enabled: bool,
+    pub is_enabled: bool,
     /// Whether an invalidation of the key waits for L2, so that neither level is used for it.
-    pub(crate) is_deferred: bool,
+    pub is_deferred: bool,
     /// The entry that L1 could answer with now.
-    pub(crate) l1: Option<AnyEntry>,
+    pub l1: Option<LocatedEntry>,
     /// The value that L2 could answer with now.
-    pub(crate) l2: Result<Option<AnyEntry>, L2Error>,
+    pub l2: Result<Option<LocatedEntry>, L2Error>,
+}
+
+/// All of an entry but its value.
+#[derive(Debug)]
+pub struct LocatedEntry {
+    /// All that a look-up says beside the value.
+    pub meta: Meta,
+    /// The texts of its tags.
+    pub tags: Vec<String>,
+}
+
+impl LocatedEntry {
+    fn new(record: SharedRecord, now: Tick, source: Source) -> Self {
+        let entry = AnyEntry::new(record, now, source);
+        let tags = entry.record().tag_names();
+        Self {
+            meta: entry.meta(),
+            tags: tags.map(str::to_owned).collect(),
+        }
+    }
 }
 
 impl PartitionReads {
@@ -41,13 +64,13 @@ impl Reads {
         Located {
             is_enabled: !ctx.switch.is_off_for(key),
             is_deferred: ctx.deferred.holds(key),
-            l1: l1.map(|record| AnyEntry::new(record, now, Source::L1)),
+            l1: l1.map(|record| LocatedEntry::new(record, now, Source::L1)),
             l2: self.find_in_l2(key).await,
         }
     }
 
     /// The read in which the server compares epochs, also if the key is blocked: operators ask what is there.
-    async fn find_in_l2(&self, key: &Key) -> Result<Option<AnyEntry>, L2Error> {
+    async fn find_in_l2(&self, key: &Key) -> Result<Option<LocatedEntry>, L2Error> {
         let ctx = &*self.ctx;
         let ask = LeaseRequest::read_only(Want::Any);
         let LeaseReply::Hit(bytes) = ctx.acquire_lease(key, ask).await? else {
@@ -58,6 +81,6 @@ impl Reads {
         let opened = tags::open(ctx, Proof::Used, key, &bytes, now).await;
         Ok(opened
             .ok()
-            .map(|record| AnyEntry::new(record, now, Source::L2)))
+            .map(|record| LocatedEntry::new(record, now, Source::L2)))
     }
 }

@@ -21,5 +21,5 @@ mod partitions;
 pub(crate) mod tags;
 pub(crate) mod touch;
 
-pub(crate) use self::locate::Located;
+pub use self::locate::{Located, LocatedEntry};
 pub(crate) use self::partitions::PartitionReads;

@@ -39,7 +39,7 @@ pub(super) struct ScriptCall<'a> {
     command: Cmd,
     /// How many keys the command announces, and how many were added. What follows the announced ones are arguments to the
     /// server, whatever they were meant for.
-    keys: usize,
+    announced_keys: usize,
     added_keys: usize,
     /// The SETs of bodies that the script puts in their place, or the script, sent before the command.
     staged: Pipeline,
@@ -63,7 +63,7 @@ impl<'a> ScriptCall<'a> {
             lua,
             names,
             command,
-            keys,
+            announced_keys: keys,
             added_keys: 0,
             staged: Pipeline::new(),
         }
@@ -91,7 +91,7 @@ impl<'a> ScriptCall<'a> {
 
     /// Adds a key by its name. Beyond the announced keys it is an argument: the key may be of another slot.
     pub(super) fn key_by_name(&mut self, name: impl ToRedisArgs) -> &mut Self {
-        self.added_keys = self.keys.min(self.added_keys + 1);
+        self.added_keys = self.announced_keys.min(self.added_keys + 1);
         self.arg(name)
     }
 
@@ -159,7 +159,10 @@ impl<'a> ScriptCall<'a> {
         mut self,
         mut connection: MultiplexedConnection,
     ) -> RedisResult<T> {
-        debug_assert_eq!(self.added_keys, self.keys, "the keys that are announced");
+        debug_assert_eq!(
+            self.added_keys, self.announced_keys,
+            "the keys that are announced"
+        );
         if !self.staged.is_empty() {
             // In one pipeline: the bodies arrive before the script, over the same connection.
             self.staged.add_command(self.command.clone());

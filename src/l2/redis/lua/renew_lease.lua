@@ -1,4 +1,4 @@
--- RENEW_LEASE  lease | token ms channel key  ->  1 if a lease has this token
+-- RENEW_LEASE  lease | token lease_ms channel key_text  ->  1 if a lease has this token
 local lease_text = checked(redis.pcall('GET', KEYS[1]), 'GET')
 local epoch, _, mark, _, others, till = find_lease(lease_text, ARGV[1])
 if not epoch then

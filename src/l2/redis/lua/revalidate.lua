@@ -1,5 +1,5 @@
--- REVALIDATE  value lease clock tag_version... | token epoch seen times px rnd channel key tag
---   ->  answer, value, stamp
+-- REVALIDATE  value lease clock tag_version... | token epoch seen times px rnd channel key_text type_tag
+--   ->  OK - stamp | REJECTED values - | ABSENT - -
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
 local epoch, seq, ver = clock(KEYS[3], ARGV[6])
 local since, mark, _, leases = standing(checked(redis.pcall('GET', KEYS[2]), 'GET'), KEYS[3], epoch, ARGV[2], ARGV[1])

@@ -1,4 +1,4 @@
--- TOUCH  value clock log tag_version... | channel rnd payload times extra extends deadline tags tag
+-- TOUCH  value clock log tag_version... | channel rnd payload times extra extends deadline tags type_tag
 --   ->  the time; then the version of the change or 0, and the new stamp, if there is something to touch; nothing if it
 --   is late; 'T', the time and the tags of the stored value if they are others than `tags`, to which the tag versions
 --   belong
