@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::cache::typed::{loader_of_many, loader_of_one};
 use crate::clock::Clock;
 use crate::engine::{
-    AnyKey, Batches, CacheLoader, Channel, Engine, Parts, PublishTo, Same, TypeRules,
+    AnyKey, Batches, CacheLoader, Channel, Engine, Parts, PublishTarget, Same, TypeRules,
 };
 use crate::entry::Entry;
 use crate::error::BuildError;
@@ -35,7 +35,7 @@ use crate::vocabulary::{
 };
 #[cfg(feature = "json")]
 use crate::wire::change_event;
-use crate::wire::codec::{CodecOf, CodecStack, DefaultCodec, ValueCodec, former_type};
+use crate::wire::codec::{CodecStack, DefaultCodec, TypedCodec, ValueCodec, former_type};
 use crate::wire::envelope;
 
 /// Options for a [`Cache`]; made by [`Cache::builder`].
@@ -217,7 +217,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache<K, V> {
     /// Takes any type of keys: the functions that users call say which are keys.
     pub(crate) fn start(namespace: String, codec: impl CodecStack) -> Builder<K, V> {
         Builder {
-            given: Given::new(namespace, Box::new(CodecOf::<_, V>::new(codec))),
+            given: Given::new(namespace, Box::new(TypedCodec::<_, V>::new(codec))),
             loader: (),
             types: Invariant::default(),
         }
@@ -820,7 +820,7 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// encryption in steps of its own, see `codec::Encrypted`.
     #[doc(alias = "serializer")]
     pub fn codec(mut self, codec: impl CodecStack) -> Self {
-        self.given.parts.values.codec = Box::new(CodecOf::<_, V>::new(codec));
+        self.given.parts.values.codec = Box::new(TypedCodec::<_, V>::new(codec));
         self
     }
 
@@ -1001,7 +1001,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ignore events.
     #[cfg(feature = "json")]
     pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
-        self.given.parts.publish_to = Some(PublishTo {
+        self.given.parts.publish_to = Some(PublishTarget {
             channel: channel.into().into(),
             write: change_event::write,
         });
@@ -1364,7 +1364,7 @@ type Built = (Arc<Engine>, Option<(Duration, usize)>);
 fn mistakes_in_channels(parts: &Parts, has_channels: bool) -> Vec<String> {
     let listened = parts.channels.iter().map(|one| ("listen_to", &one.name));
     let published =
-        (parts.publish_to.iter()).map(|to: &PublishTo| ("publish_changes", &to.channel));
+        (parts.publish_to.iter()).map(|to: &PublishTarget| ("publish_changes", &to.channel));
     let all: Vec<_> = listened.chain(published).collect();
     let mut mistakes = Vec::new();
     if let (false, Some((call, _))) = (has_channels, all.first()) {
@@ -1454,11 +1454,11 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
-        let loader_of = move |key: AnyKey| {
+        let loader_for = move |key: AnyKey| {
             let loader = Arc::clone(&loader);
             loader_of_one(move |previous| loader(downcast(key), previous))
         };
-        self.with_loader(CacheLoader::One(Arc::new(loader_of)))
+        self.with_loader(CacheLoader::One(Arc::new(loader_for)))
     }
 
     /// Gives the cache a loader of many keys: one call loads all keys that
@@ -1524,11 +1524,11 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
-        let loader_of = move |keys: Vec<AnyKey>| {
+        let loader_for = move |keys: Vec<AnyKey>| {
             let keys = keys.into_iter().map(downcast).collect();
             loader_of_many(keys, Arc::clone(&loader))
         };
-        self.with_loader(CacheLoader::Many(Batches::new(Arc::new(loader_of))))
+        self.with_loader(CacheLoader::Many(Batches::new(Arc::new(loader_for))))
     }
 }
 

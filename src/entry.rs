@@ -132,7 +132,7 @@ impl AnyEntry {
             is_unproven: self.has_any(UNPROVEN),
             is_fallback: self.is_fallback(),
             age: Duration::from_nanos(self.at().saturating_sub(self.record.born_at)),
-            expires_in: self.until(self.record.gone_at),
+            expires_in: self.until(self.record.l2_expires_at),
             stale_in: match self.record.soft_at() {
                 NEVER => None,
                 soft_at => Some(self.until(soft_at)),

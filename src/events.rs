@@ -174,7 +174,7 @@ impl CacheEvent {
                 let by = Some(InvalidatedBy::InvalidateAndWait);
                 Self::Invalidated { key, is_own, by }
             }
-            _ => Self::Invalidated { key, is_own, by },
+            Kind::Invalidate | Kind::Unknown(_) => Self::Invalidated { key, is_own, by },
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::cache::typed::loader_of_one;
 use crate::caches::Caches;
 use crate::clock::Clock;
-use crate::engine::{Engine, Load, Loader};
+use crate::engine::{Engine, Loader, LoaderSource};
 use crate::entry::Entry;
 use crate::error::{BuildError, LoadError, Misuse, WriteError};
 use crate::key::{CacheKey, key_text};
@@ -233,7 +233,7 @@ where
         return Ok(Entry::of(entry));
     }
     // Made only on a miss, as it owns copies of the arguments.
-    let load = || Load::ByCall(load().0);
+    let load = || LoaderSource::Call(load().0);
     cache.get_or_load_by(&at.key, load).await
 }
 

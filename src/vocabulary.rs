@@ -343,16 +343,16 @@ impl Invalidation {
 ///
 /// Complete: a store carries out every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
+pub enum AcceptedValue {
     /// Any usable one.
     Any,
     /// A usable one of another version: this one is about to be refreshed.
     OtherThan(u64),
     /// None: the stored one cannot be read.
-    Nothing,
+    NoValue,
     /// None: the value is to be loaded anew. The lease of a load that is under way is taken over, so that its fill is
     /// rejected.
-    Anew,
+    NewLoad,
     /// Any one of this epoch, also one that is kept past its TTL: a load has failed.
-    Kept,
+    EvenExpired,
 }

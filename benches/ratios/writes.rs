@@ -197,7 +197,7 @@ pub(crate) fn invalidate_script() -> Script {
         include_str!("../../src/l2/redis/lua/checked.lua"),
         include_str!("../../src/l2/redis/lua/send.lua"),
         include_str!("../../src/l2/redis/lua/clock.lua"),
-        include_str!("../../src/l2/redis/lua/list.lua"),
+        include_str!("../../src/l2/redis/lua/member_list.lua"),
         include_str!("../../src/l2/redis/lua/mark.lua"),
         include_str!("../../src/l2/redis/lua/invalidate.lua"),
     ))

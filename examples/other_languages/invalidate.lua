@@ -18,16 +18,6 @@ local function checked(answer, command)
   end
 end
 
--- Publishes on the channel of the partition. In a cluster that is one of the partition's slot: only the node that has it is
--- told.
-local function send(channel, message)
-  if string.sub(channel, -8) == '!sharded' then
-    redis.call('SPUBLISH', channel, message)
-  else
-    redis.call('PUBLISH', channel, message)
-  end
-end
-
 -- Every script that reads or advances the partition's clock begins with this part.
 
 -- The server's time in ms, the same throughout a script: that of Redis 7.0 goes on while the script runs.
@@ -45,157 +35,186 @@ local function refuse_partition(partitions)
   error({err = 'PARTITIONS ' .. partitions .. ' partitions is the number that this namespace has now'})
 end
 
+-- Whether a deadline has passed; '' is none.
+local function has_passed(deadline)
+  return deadline ~= '' and time() > tonumber(deadline)
+end
+
 -- Epoch, seq and ver of the partition, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps
 -- below 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
 -- read and write as three of digits. A tombstone has a text in their place, so that it costs no other step anything.
-local function position(key)
-  local at = checked(redis.pcall('HGET', key, 'at'), 'HGET')
-  if type(at) ~= 'string' then
+local function read_clock(clock_key)
+  local numbers = checked(redis.pcall('HGET', clock_key, 'at'), 'HGET')
+  if type(numbers) ~= 'string' then
     return nil
   end
-  if #at == 24 then
-    local epoch, seq, ver = struct.unpack('>I8I8I8', at)
+  if #numbers == 24 then
+    local epoch, seq, ver = struct.unpack('>I8I8I8', numbers)
     if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 then
       return epoch, seq, ver
     end
   end
-  local partitions = string.match(at, '^PARTITIONS (%d+)$')
+  local partitions = string.match(numbers, '^PARTITIONS (%d+)$')
   if partitions then
     refuse_partition(partitions)
   end
 end
 
-local function set_position(key, epoch, seq, ver)
-  local at = struct.pack('>I8I8I8', epoch, seq, ver)
-  redis.call('HSET', key, 'at', at)
-  return at
+local function set_clock(clock_key, epoch, seq, ver)
+  local numbers = struct.pack('>I8I8I8', epoch, seq, ver)
+  redis.call('HSET', clock_key, 'at', numbers)
+  return numbers
 end
 
--- As position(), but a missing or damaged clock starts a new epoch. The epoch is a random number from the caller:
+-- As read_clock(), but a missing or damaged clock starts the epoch `new_epoch`. That is a random number from the caller:
 -- Lua's own generator repeats itself after a restart.
-local function clock(key, rnd)
-  local epoch, seq, ver = position(key)
+local function ensure_clock(clock_key, new_epoch)
+  local epoch, seq, ver = read_clock(clock_key)
   if epoch then
     return epoch, seq, ver
   end
-  if redis.call('TYPE', key).ok ~= 'hash' then
-    redis.call('DEL', key)
+  if redis.call('TYPE', clock_key).ok ~= 'hash' then
+    redis.call('DEL', clock_key)
   end
-  set_position(key, rnd, 0, 0)
-  return tonumber(rnd), 0, 0
+  set_clock(clock_key, new_epoch, 0, 0)
+  return tonumber(new_epoch), 0, 0
+end
+
+-- Publishes on the channel of the partition. In a cluster that is one of the partition's slot: only the node that has it is
+-- told.
+local function send(channel, message)
+  if string.sub(channel, -8) == '!sharded' then
+    redis.call('SPUBLISH', channel, message)
+  else
+    redis.call('PUBLISH', channel, message)
+  end
 end
 
 -- Orders one write: advances the clock, appends the message to the log and publishes it. In the log it has the time, too,
 -- and the further fields that are given. These are for tools: instances read messages alone.
-local function publish(key, log, channel, rnd, payload, ...)
-  local epoch, seq, ver = clock(key, rnd)
+local function publish(clock_key, log_key, channel, new_epoch, payload, ...)
+  local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
   seq, ver = seq + 1, ver + 1
-  local message = 'LM\1' .. set_position(key, epoch, seq, ver) .. payload
-  if log then
-    local id, at = string.format('%.0f-0', seq), string.format('%.0f', time())
-    local added = redis.pcall('XADD', log, id, 'm', message, 'at', at, ...)
+  local message = 'LM\1' .. set_clock(clock_key, epoch, seq, ver) .. payload
+  if log_key then
+    local id, now = string.format('%.0f-0', seq), string.format('%.0f', time())
+    local added = redis.pcall('XADD', log_key, id, 'm', message, 'at', now, ...)
     if type(added) == 'table' and added.err then
       -- The log is of another type, or older than the clock: its last number is higher.
-      redis.call('DEL', log)
-      redis.call('XADD', log, id, 'm', message, 'at', at, ...)
+      redis.call('DEL', log_key)
+      redis.call('XADD', log_key, id, 'm', message, 'at', now, ...)
     end
     if seq % 100 == 0 then
-      redis.call('XTRIM', log, 'MAXLEN', '~', '10000')
+      redis.call('XTRIM', log_key, 'MAXLEN', '~', '10000')
     end
   end
   send(channel, message)
   return epoch, ver, seq
 end
+
+-- The stamp of what this step has written, as it is answered.
+local function stamp_answer(epoch, ver)
+  return struct.pack('>I8I8I8', epoch, ver, time())
+end
+
 -- A new epoch makes every stored value and lease a miss, however many there are. The log is deleted as well: no instance
 -- replays messages from before a clear. The clear's own message is not logged, and every hundredth message trims the
 -- log, so a log that was kept could grow without bound if these were all clears.
-local function start_epoch(key, log, channel, rnd, payload)
-  redis.call('DEL', log)
-  local _, seq, ver = clock(key, rnd)
-  set_position(key, rnd, seq, ver)
-  return publish(key, nil, channel, rnd, payload)
+local function start_epoch(clock_key, log_key, channel, new_epoch, payload)
+  redis.call('DEL', log_key)
+  local _, seq, ver = ensure_clock(clock_key, new_epoch)
+  set_clock(clock_key, new_epoch, seq, ver)
+  return publish(clock_key, nil, channel, new_epoch, payload)
 end
 -- The clock lists the tags that were invalidated last (rule 20). Other scripts with tags continue this part.
 
 -- How many tags the clock lists.
-local LISTED = 64
+local LISTED_TAGS = 64
+-- A tag in the list: letters of a hash, and a version.
+local TAG_HASH_LENGTH, LISTED_TAG_LENGTH = 16, 24
 
--- The list: 16 letters of a hash and the version for each tag, the latest at the end; and the version of the last one that
--- it lacks.
-local function listed(clock, epoch)
-  local list = redis.call('HGET', clock, 'tags')
-  if list and #list >= 16 then
-    local of, lacking = struct.unpack('>I8I8', list)
-    if of == epoch then
-      return string.sub(list, 17), lacking
+-- The list, with the tag that was invalidated last at the end; and the version of the last invalidation that the list
+-- lacks.
+local function read_tag_list(clock_key, present_epoch)
+  local stored = redis.call('HGET', clock_key, 'tags')
+  if stored and #stored >= 16 then
+    local epoch, last_lacking = struct.unpack('>I8I8', stored)
+    if epoch == present_epoch then
+      return string.sub(stored, 17), last_lacking
     end
   end
   return '', 0
 end
 
-local function short(key)
-  return string.sub(redis.sha1hex(key), 1, 16)
+local function tag_hash(tag_key)
+  return string.sub(redis.sha1hex(tag_key), 1, TAG_HASH_LENGTH)
 end
 
--- Takes note that these tags were invalidated with this version.
-local function list_tags(clock, first, last, epoch, ver)
-  local list, lacking = listed(clock, epoch)
+-- Takes note that the tags KEYS[first..last] were invalidated with this version.
+local function list_tags(clock_key, first, last, epoch, ver)
+  local list, last_lacking = read_tag_list(clock_key, epoch)
   for i = first, last do
-    local tag = short(KEYS[i])
-    local at = string.find(list, tag, 1, true)
-    if at then
-      list = string.sub(list, 1, at - 1) .. string.sub(list, at + 24)
+    local hash = tag_hash(KEYS[i])
+    local from = string.find(list, hash, 1, true)
+    if from then
+      list = string.sub(list, 1, from - 1) .. string.sub(list, from + LISTED_TAG_LENGTH)
     end
-    list = list .. tag .. struct.pack('>I8', ver)
+    list = list .. hash .. struct.pack('>I8', ver)
   end
-  local over = #list - 24 * LISTED
+  local over = #list - LISTED_TAG_LENGTH * LISTED_TAGS
   if over > 0 then
-    lacking = struct.unpack('>I8', list, over - 7)
+    last_lacking = struct.unpack('>I8', list, over - 7)
     list = string.sub(list, over + 1)
   end
-  redis.call('HSET', clock, 'tags', struct.pack('>I8I8', epoch, lacking) .. list)
+  redis.call('HSET', clock_key, 'tags', struct.pack('>I8I8', epoch, last_lacking) .. list)
 end
 
 -- Values with the tags whose versions are KEYS[first..last] are misses from now on, however many there are, and no load
 -- that began before and returns one of them is stored. A tag without a tag version has no values.
-local function invalidate_tags(clock, log, first, last, channel, rnd, payload)
-  local epoch, ver = publish(clock, log, channel, rnd, payload)
+local function invalidate_tags(clock_key, log_key, first, last, channel, new_epoch, payload)
+  local epoch, ver = publish(clock_key, log_key, channel, new_epoch, payload)
   for i = first, last do
     redis.call('SET', KEYS[i], struct.pack('>I8I8', epoch, ver), 'XX', 'KEEPTTL')
   end
-  list_tags(clock, first, last, epoch, ver)
+  list_tags(clock_key, first, last, epoch, ver)
   return epoch, ver
 end
 
+-- How many partitions a namespace has at most.
+local MOST_PARTITIONS = 16
+
 -- The number of partitions that a clock names; 0 for none.
-local function named_partitions(clock)
-  local named = checked(redis.pcall('HGET', clock, 'partitions'), 'HGET')
-  named = tonumber(string.match(type(named) == 'string' and named or '', '^%d%d?$')) or 0
-  return named <= 16 and named or 0
+local function named_partitions(clock_key)
+  local stored = checked(redis.pcall('HGET', clock_key, 'partitions'), 'HGET')
+  local named = tonumber(string.match(type(stored) == 'string' and stored or '', '^%d%d?$')) or 0
+  return named <= MOST_PARTITIONS and named or 0
 end
+
 -- How many keys, and how many tags, one call takes: as many as one message of an instance names.
 local MOST_NAMES = 256
-local MAX_TEXT = 1024
+local MOST_BYTES = 1024
+-- The kinds of messages: what they name is invalidated.
+local KEYS_KIND, CLEAR_KIND, TAGS_KIND = 0, 2, 4
 
 local function refuse(why)
   error({err = 'ERR larder: ' .. why})
 end
 
-local clock_name = KEYS[1] or ''
-local partition = string.match(clock_name, '^({[^{}]+%.0})!clock$')
-  or string.match(clock_name, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
-if not partition or KEYS[2] ~= partition .. '!log' then
+local clock_key, log_key = KEYS[1] or '', KEYS[2]
+local partition = string.match(clock_key, '^({[^{}]+%.0})!clock$')
+  or string.match(clock_key, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
+if not partition or log_key ~= partition .. '!log' then
   refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several partitions')
 end
 
--- What follows the partition and this mark in the name of a key; nil if the name does not begin with them.
-local function text_after(mark, name)
-  local before = partition .. mark
-  if string.sub(name, 1, #before) ~= before then
+-- The text behind the partition and this kind in the name of a key; nil if the name does not begin with them.
+local function text_after(kind, name)
+  local prefix = partition .. kind
+  if string.sub(name, 1, #prefix) ~= prefix then
     return nil
   end
-  local text = string.sub(name, #before + 1)
-  if #text > MAX_TEXT then
+  local text = string.sub(name, #prefix + 1)
+  if #text > MOST_BYTES then
     refuse('a key or tag is longer than 1024 bytes')
   end
   -- Instances could not read the message.
@@ -212,36 +231,37 @@ local function text_after(mark, name)
 end
 
 local keys, tags = {}, {}
-local at = 3
-while at <= #KEYS and text_after(':', KEYS[at]) do
-  keys[#keys + 1] = text_after(':', KEYS[at])
-  if KEYS[at + 1] ~= partition .. '!lease:' .. keys[#keys] then
+local FIRST_KEY = 3
+local i = FIRST_KEY
+while i <= #KEYS and text_after(':', KEYS[i]) do
+  keys[#keys + 1] = text_after(':', KEYS[i])
+  if KEYS[i + 1] ~= partition .. '!lease:' .. keys[#keys] then
     refuse('each {NAMESPACE.0}:KEY must be followed by {NAMESPACE.0}!lease:KEY')
   end
-  at = at + 2
+  i = i + 2
 end
-local first_tag = at
-while at <= #KEYS and text_after('!tag:', KEYS[at]) do
-  tags[#tags + 1] = text_after('!tag:', KEYS[at])
-  at = at + 1
+local first_tag = i
+while i <= #KEYS and text_after('!tag:', KEYS[i]) do
+  tags[#tags + 1] = text_after('!tag:', KEYS[i])
+  i = i + 1
 end
-if at <= #KEYS then
+if i <= #KEYS then
   refuse('after the clock and the log come {NAMESPACE.0}:KEY with {NAMESPACE.0}!lease:KEY, then {NAMESPACE.0}!tag:TAG')
 end
 
-local what, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
+local command, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
 -- The clock of the only partition of one names the number of partitions, whether or not that partition is used.
-if what == 'partitions' then
-  local named = named_partitions(KEYS[1])
+if command == 'partitions' then
+  local named = named_partitions(clock_key)
   if named ~= 0 and named ~= tonumber(ARGV[2]) then
     refuse_partition(named)
   end
   return redis.status_reply('OK')
-elseif what ~= 'invalidate' and what ~= 'clear' then
+elseif command ~= 'invalidate' and command ~= 'clear' then
   refuse('the first argument must be invalidate, clear or partitions')
-elseif what == 'clear' and #KEYS > 2 then
+elseif command == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
-elseif what == 'invalidate' and #KEYS == 2 then
+elseif command == 'invalidate' and #KEYS == 2 then
   refuse('there is nothing to invalidate: name keys or tags')
 elseif #keys > MOST_NAMES or #tags > MOST_NAMES then
   refuse('one call takes up to 256 keys and 256 tags')
@@ -254,7 +274,7 @@ end
 local channel = partition .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
 -- Another number for each run, also if the text is not random: of what was cleared nothing must come back.
 local now = redis.call('TIME')
-local rnd = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1
+local new_epoch = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1
 
 -- The message of an instance, with an origin that is none: see src/wire/message.rs.
 local function payload(kind, texts)
@@ -265,14 +285,14 @@ local function payload(kind, texts)
   return table.concat(message)
 end
 
-if what == 'clear' then
-  start_epoch(KEYS[1], KEYS[2], channel, rnd, payload(2, {}))
+if command == 'clear' then
+  start_epoch(clock_key, log_key, channel, new_epoch, payload(CLEAR_KIND, {}))
 end
 if #keys > 0 then
-  redis.call('DEL', unpack(KEYS, 3, first_tag - 1))
-  publish(KEYS[1], KEYS[2], channel, rnd, payload(0, keys))
+  redis.call('DEL', unpack(KEYS, FIRST_KEY, first_tag - 1))
+  publish(clock_key, log_key, channel, new_epoch, payload(KEYS_KIND, keys))
 end
 if #tags > 0 then
-  invalidate_tags(KEYS[1], KEYS[2], first_tag, #KEYS, channel, rnd, payload(4, tags))
+  invalidate_tags(clock_key, log_key, first_tag, #KEYS, channel, new_epoch, payload(TAGS_KIND, tags))
 end
 return redis.status_reply('OK')

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Cache;
 use super::typed::{entries_of, loader_of_many, loader_of_one};
-use crate::engine::{Load, Loader, LookedUp};
+use crate::engine::{Loader, LoaderSource, LookedUp};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::{CacheKey, KeyWriter, key_text};
@@ -88,7 +88,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.get_or_load_by(key, || {
-            Load::ByCall(loader_of_one(|_: Option<Entry<V>>| loader()))
+            LoaderSource::Call(loader_of_one(|_: Option<Entry<V>>| loader()))
         })
     }
 
@@ -134,7 +134,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Load::ByCall(loader_of_one(loader)))
+        self.get_or_load_by(key, || LoaderSource::Call(loader_of_one(loader)))
     }
 
     /// Loads a key now, whether or not it has a value, and stores the loaded value in both levels, in all instances.
@@ -293,15 +293,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     {
         let keys: Vec<&Q> = keys.into_iter().collect();
         let loader = Arc::new(loader);
-        let loader_of = |keys| loader_of_many(keys, Arc::clone(&loader));
-        self.get_many_or_load_by(keys, loader_of).await
+        let loader_for = |keys| loader_of_many(keys, Arc::clone(&loader));
+        self.get_many_or_load_by(keys, loader_for).await
     }
 
     /// Looks many keys up, with a function that makes the loader of some keys.
     pub(crate) async fn get_many_or_load_by<Q: CacheKey + Sync + ?Sized, M>(
         &self,
         keys: Vec<&Q>,
-        loader_of: impl Fn(Vec<K>) -> Loader + Send + Sync,
+        loader_for: impl Fn(Vec<K>) -> Loader + Send + Sync,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
         K: KeyFrom<Q, M>,
@@ -316,7 +316,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         }
         let loader = move |places: &[usize]| {
             let keys = places.iter().filter_map(|&place| keys.get(place));
-            loader_of(keys.map(|&key| K::key_from(key)).collect())
+            loader_for(keys.map(|&key| K::key_from(key)).collect())
         };
         let entries = engine.loads().get_rest(looked_up, Box::new(loader)).await?;
         Ok(entries_of(entries))
@@ -329,7 +329,7 @@ impl<K, V: Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn get_or_load_by<Q: CacheKey + ?Sized>(
         &self,
         key: &Q,
-        load: impl FnOnce() -> Load,
+        load: impl FnOnce() -> LoaderSource,
     ) -> impl Future<Output = Result<Entry<V>, LoadError>> {
         let first = move || match self.find_local(key) {
             Some(entry) if !entry.is_due() => FirstStep::Done(Ok(entry)),

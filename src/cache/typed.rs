@@ -8,7 +8,7 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 
-use crate::engine::{Commit, Committed, Loader, Returned};
+use crate::engine::{AnyReturn, Commit, CommitResult, Loader};
 use crate::entry::{AnyEntry, Entry};
 use crate::error::CommitError;
 use crate::key::{CacheKey, key_text};
@@ -77,8 +77,8 @@ pub(crate) fn commit_of<T: Send + 'static, E: Send + 'static>(
 ) -> Commit {
     Box::pin(async {
         match commit.await {
-            Ok(value) => Ok(Box::new(value) as Returned),
-            Err(error) => Err(Box::new(error) as Returned),
+            Ok(value) => Ok(Box::new(value) as AnyReturn),
+            Err(error) => Err(Box::new(error) as AnyReturn),
         }
     })
 }
@@ -98,7 +98,7 @@ where
 
 /// The end of a commit that [`commit_of`] has made.
 pub(crate) fn committed<T: 'static, E: 'static, A>(
-    ended: Committed<A>,
+    ended: CommitResult<A>,
 ) -> Result<(T, A), CommitError<T, E>> {
     match ended {
         Ok((value, after)) => Ok((downcast(value), after)),

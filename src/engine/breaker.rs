@@ -250,7 +250,7 @@ impl Breaker {
     }
 
     /// Ends a trouble in which no request has failed for a while.
-    pub(crate) fn end_quiet_trouble(&self) {
+    pub(crate) fn end_silent_outage(&self) {
         if self.in_trouble.load(Ordering::Relaxed) {
             let now = self.options.clock.now();
             let over = self.end_if_over(&mut lock(&self.trouble).trouble, now);
@@ -563,7 +563,7 @@ mod tests {
                 "lost" => breaker.note(Some(&L2Error::timed_out(Duration::ZERO))),
                 "refused" => breaker.note(Some(&L2Error::unexpected("of a test"))),
                 "unsubscribed" => breaker.note_lost_subscription(&L2Error::closed()),
-                "quiet" => breaker.end_quiet_trouble(),
+                "quiet" => breaker.end_silent_outage(),
                 "probe" => breaker.will_probe(),
                 pause => {
                     let secs = pause.strip_suffix('s').unwrap().parse().unwrap();

@@ -19,8 +19,8 @@ use crate::events::Events;
 use crate::key::Key;
 use crate::l1::{L1, Op};
 use crate::l2::{
-    Batch, Kind, LONGEST_PAUSE, LeaseReply, LeaseRequest, Partition, Step, Want, Written,
-    reconnects,
+    AcceptedValue, Batch, Kind, LONGEST_PAUSE, LeaseReply, LeaseRequest, Partition, Step, Written,
+    reconnect_delays,
 };
 use crate::options::Options;
 use crate::stats::{Counters, Stats};
@@ -137,7 +137,7 @@ impl Context {
 
     /// Waits while L2 refuses the connection for requests. The subscription has a connection of its own.
     pub(crate) async fn not_refused(&self) {
-        let mut pauses = reconnects();
+        let mut pauses = reconnect_delays();
         while let Err(error) = self.partition.connected().await
             && error.is_refused()
         {
@@ -157,10 +157,10 @@ impl Context {
     /// Makes L2's clock known, unless it is or need not be: each new connection reads it, so any request will do.
     pub(crate) async fn learn_clock(&self) -> Result<(), L2Error> {
         let freshness = &self.l1.freshness;
-        if freshness.has_no_l2() || freshness.partition_time(self.now()).is_some() {
+        if freshness.is_unshared() || freshness.partition_time(self.now()).is_some() {
             return Ok(());
         }
-        let nothing = LeaseRequest::read_only(Want::Nothing);
+        let nothing = LeaseRequest::read_only(AcceptedValue::NoValue);
         self.acquire_lease("", nothing).await.map(|_| ())
     }
 

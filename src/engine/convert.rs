@@ -23,8 +23,8 @@ use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::util::time_slice;
-use crate::vocabulary::{AnyValue, L1Capacity, Mode, Version, Want};
-use crate::wire::codec::{CodecError, Context, FormerType, ValueCodec};
+use crate::vocabulary::{AcceptedValue, AnyValue, L1Capacity, Mode, Version};
+use crate::wire::codec::{CodecError, FormerType, ValueCodec, ValueContext};
 use crate::wire::envelope::{self, ChecksumSeed, Envelope, Head, Lifetime, Stamp};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -113,21 +113,28 @@ impl Convert {
     /// valid.
     ///
     /// If they have no value of this type, returns the request for one; if it cannot be read, for another one.
-    pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<SharedRecord, Want> {
+    pub(crate) fn open(
+        &self,
+        key: &Key,
+        bytes: &[u8],
+        now: Tick,
+    ) -> Result<SharedRecord, AcceptedValue> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
         match self.decode(key, bytes) {
             Ok(Some((value, read))) => {
-                let tags = self.l1.tags(&read.tags);
+                let tags = self.l1.register_tags(&read.tags);
                 Ok(self.record(key, value, read.stamp, read.lifetime, tags, now))
             }
             // Instances of another release have stored theirs (rule 29).
-            Ok(None) => Err(Want::Any),
+            Ok(None) => Err(AcceptedValue::Any),
             Err(error) => {
                 self.cannot_read(key, &*error);
                 // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded
                 // again.
                 let stamp = envelope::stamp_of(bytes, self.type_tag);
-                Err(stamp.map_or(Want::Nothing, |stamp| Want::OtherThan(stamp.ver)))
+                Err(stamp.map_or(AcceptedValue::NoValue, |stamp| {
+                    AcceptedValue::OtherThan(stamp.ver)
+                }))
             }
         }
     }
@@ -146,7 +153,7 @@ impl Convert {
         let Some(envelope) = envelope::open(bytes, seed, self.type_tag)? else {
             return Ok(None);
         };
-        let context = self.codec_context(key, &envelope.tags);
+        let context = self.value_context(key, &envelope.tags);
         let codec = envelope.head.codec;
         let (rules, payload, began) = (&*self.rules, envelope.payload, Instant::now());
         let decoded = (rules.codec).decode(codec, payload, &context, &rules.also_reads)?;
@@ -168,8 +175,8 @@ impl Convert {
         }
     }
 
-    fn codec_context<'a>(&'a self, key: &'a str, tags: &'a [Key]) -> Context<'a> {
-        Context {
+    fn value_context<'a>(&'a self, key: &'a str, tags: &'a [Key]) -> ValueContext<'a> {
+        ValueContext {
             namespace: &self.options.namespace,
             key,
             type_tag: self.type_tag,
@@ -340,9 +347,9 @@ impl Convert {
     ) -> Result<EncodedValue, CodecError> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::begin();
-        let has_l2 = !self.l1.freshness.has_no_l2();
+        let has_l2 = !self.l1.freshness.is_unshared();
         let encoded = if has_l2 {
-            let context = self.codec_context(key, tags);
+            let context = self.value_context(key, tags);
             let written = self.rules.codec.encode(value, &context, &mut body);
             written.map(|written| {
                 if let Some(refused) = &written.refused {
@@ -401,31 +408,31 @@ impl Convert {
             let after = Duration::from_millis(time.saturating_sub(stamp.written_at));
             born_at.saturating_add(nanos(after))
         };
-        let gone_at = at(lifetime.expires_at);
+        let l2_expires_at = at(lifetime.expires_at);
         // From now on, and not from its birth: the option bounds how long this copy stays, whoever wrote the value.
         let l1_ttl = self.options.tuned().l1_ttl;
         let l1_ttl = l1_ttl.map(|ttl| self.options.shortened(ttl));
         let expires_at = match l1_ttl.into_iter().chain(lifetime.l1_ttl).min() {
             // Gone at any time, also while the clock stands still.
             Some(Duration::ZERO) => 0,
-            Some(ttl) => now.saturating_add(nanos(ttl)).min(gone_at),
-            None => gone_at,
+            Some(ttl) => now.saturating_add(nanos(ttl)).min(l2_expires_at),
+            None => l2_expires_at,
         };
         let head = RecordHead {
             version: stamp.version(),
             born_at,
             soft_at: lifetime.stale_at.map_or(NEVER, at),
             expires_at,
-            gone_at,
+            l2_expires_at,
             ends_at: None,
             slow_path_at: NEVER,
         };
         debug_assert!(
-            head.expires_at <= head.gone_at,
+            head.expires_at <= head.l2_expires_at,
             "L1 serves no value past its TTL"
         );
         let ends_at = (self.options.sliding).map(|_| lifetime.ends_at.map_or(NEVER, at));
-        let head = self.head_until(head, gone_at, ends_at);
+        let head = self.head_until(head, l2_expires_at, ends_at);
         Arc::new(Record::new(key.clone(), value, head, tags))
     }
 
@@ -433,32 +440,34 @@ impl Convert {
     pub(crate) fn head_until(
         &self,
         head: RecordHead,
-        gone_at: Tick,
+        l2_expires_at: Tick,
         ends_at: Option<Tick>,
     ) -> RecordHead {
-        let bound_in_l1 = (head.expires_at < head.gone_at).then_some(head.expires_at);
+        let bound_in_l1 = (head.expires_at < head.l2_expires_at).then_some(head.expires_at);
         let tuned = self.options.tuned();
         let refresh_at = if tuned.verify > 0.0 || tuned.mode == Mode::Shadow {
             // Each hit is looked at, also by a call that began before the value was stored.
             0
         } else {
-            (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at))
+            (self.ahead).begins_at(head.born_at, head.soft_at.min(l2_expires_at))
         };
-        let extend_at = self.extend_at(gone_at, ends_at);
+        let extend_at = self.extend_at(l2_expires_at, ends_at);
         RecordHead {
-            expires_at: gone_at.min(bound_in_l1.unwrap_or(NEVER)),
-            gone_at,
+            expires_at: l2_expires_at.min(bound_in_l1.unwrap_or(NEVER)),
+            l2_expires_at,
             ends_at,
             slow_path_at: head.soft_at.min(extend_at).min(refresh_at),
             ..head
         }
     }
 
-    /// From when on a read extends a lifetime that ends at `gone_at`: with less than the idle time
+    /// From when on a read extends a lifetime that ends at `l2_expires_at`: with less than the idle time
     /// left.
-    pub(crate) fn extend_at(&self, gone_at: Tick, ends_at: Option<Tick>) -> Tick {
+    pub(crate) fn extend_at(&self, l2_expires_at: Tick, ends_at: Option<Tick>) -> Tick {
         match (self.options.sliding, ends_at) {
-            (Some(idle), Some(end)) if gone_at < end => gone_at.saturating_sub(nanos(idle)),
+            (Some(idle), Some(end)) if l2_expires_at < end => {
+                l2_expires_at.saturating_sub(nanos(idle))
+            }
             _ => NEVER,
         }
     }
@@ -471,7 +480,7 @@ impl Convert {
             born_at: now,
             soft_at: NEVER,
             expires_at: now,
-            gone_at: now,
+            l2_expires_at: now,
             ends_at: None,
             slow_path_at: NEVER,
         };

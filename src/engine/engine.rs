@@ -18,7 +18,7 @@ use super::context::Context;
 use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
 use super::load::Mismatch;
-use super::load::{Load, Loads, Mismatches, PartitionLoads, Permits};
+use super::load::{LoaderSource, Loads, Mismatches, PartitionLoads, Permits};
 use super::metrics::Metrics;
 use super::partitions::Partitions;
 use super::read::PartitionReads;
@@ -27,8 +27,8 @@ use super::read::looked_up::LookedUp;
 use super::read::lookup::Reads;
 use super::report::recording;
 use super::subscribe::listen::{Channel, Channels};
-use super::subscribe::publish::{PublishTo, Publisher};
-use super::subscribe::subscriber::{ForAll, OnOtherPartitions, Subscriber};
+use super::subscribe::publish::{PublishTarget, Publisher};
+use super::subscribe::subscriber::{FleetTasks, OnOtherPartitions, Subscriber};
 use super::sweep::Sweeper;
 use super::switch::Switch;
 use super::write::{PartitionWrites, Writes};
@@ -136,7 +136,7 @@ impl Instance {
                 followed.follow(clock.is_off, calls, &freshness, &options.namespace);
                 freshness.connected(clock);
             } else {
-                freshness.set_no_l2(clock.epoch);
+                freshness.mark_unshared(clock.epoch);
             }
         });
         let namespace = self.options.namespace.as_str();
@@ -186,7 +186,7 @@ pub(crate) struct Parts {
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
     pub(crate) channels: Vec<Channel>,
-    pub(crate) publish_to: Option<PublishTo>,
+    pub(crate) publish_to: Option<PublishTarget>,
 }
 
 impl Engine {
@@ -278,7 +278,7 @@ impl Engine {
                 }
             });
             let (channels, mismatches) = (&of.channels, &of.mismatches);
-            let for_all = ForAll::new(
+            let for_all = FleetTasks::new(
                 &contexts,
                 &writes,
                 channels,
@@ -433,7 +433,7 @@ impl Engine {
             drop(former);
         }
         // Its proof does not run out, and to read the clock takes as long as half a hit.
-        if self.contexts.first().l1.freshness.has_no_l2() {
+        if self.contexts.first().l1.freshness.is_unshared() {
             return;
         }
         let now = self.now();
@@ -487,7 +487,7 @@ impl Engine {
         &self,
         key: Result<Key, KeyTooLong>,
         found: Option<AnyEntry>,
-        load: Load,
+        load: LoaderSource,
     ) -> FirstStep<Result<AnyEntry, LoadError>> {
         let key = match key {
             Ok(key) => key,

@@ -11,7 +11,7 @@
 //!
 //! A module uses those above it in this list, and the files beside this one, which all modules share: [`context`] holds
 //! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deferred`], [`members`], `metrics`,
-//! [`recent_misses`], [`spans`] and [`sweep`] are one mechanism each.
+//! [`recent_misses`], [`spans`], [`sweep`] and [`switch`] are one mechanism each.
 
 mod ahead;
 mod backoff;
@@ -46,13 +46,13 @@ pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub use self::load::Mismatch;
 pub(crate) use self::load::loader::Loader;
 pub(crate) use self::load::{
-    AnyKey, Batches, CacheLoader, Commit, Committed, Load, LoaderOfKeys, PartitionLoads, Returned,
-    invalidate_after,
+    AnyKey, AnyReturn, Batches, CacheLoader, Commit, CommitResult, LoaderForKeys, LoaderSource,
+    PartitionLoads, invalidate_after,
 };
 #[cfg(feature = "write-behind")]
 pub(crate) use self::partitions::Partitions;
 pub(crate) use self::read::looked_up::LookedUp;
 pub use self::read::{Located, LocatedEntry};
 pub(crate) use self::subscribe::listen::Channel;
-pub(crate) use self::subscribe::publish::PublishTo;
+pub(crate) use self::subscribe::publish::PublishTarget;
 pub(crate) use self::write::{KeysAndTags, PartitionWrites};

@@ -61,7 +61,7 @@ impl Engine {
             l2_up: ctx.breaker.is_up(),
             breaker_open: ctx.breaker.is_open(),
             subscriber_live: ctx.l1.freshness.is_live(),
-            started: ctx.l1.freshness.has_no_l2() || subscriber.is_started(),
+            started: ctx.l1.freshness.is_unshared() || subscriber.is_started(),
             storing: ctx.convert.is_storing(),
         });
         health.collect()

@@ -10,7 +10,7 @@ use crate::wire::envelope::{
 
 const TIMES: usize = 36;
 const HEAD: usize = TIMES + 40;
-const CHECKSUM: usize = HEAD + 16;
+const CHECKSUM_AT: usize = HEAD + 16;
 
 /// Bytes as they are, bytes whose checks are made to fit, and an envelope that is sealed and then damaged.
 pub fn envelope(bytes: &[u8]) {
@@ -87,7 +87,7 @@ fn mended(bytes: &[u8], seed: ChecksumSeed) -> Option<Vec<u8>> {
         *check = sum(&fields).to_be_bytes();
     }
     let checksum = checksum(bytes.get(TIMES..)?, seed);
-    let field = bytes.get_mut(CHECKSUM..CHECKSUM + 8)?;
+    let field = bytes.get_mut(CHECKSUM_AT..CHECKSUM_AT + 8)?;
     field.copy_from_slice(&checksum.to_be_bytes());
     Some(bytes)
 }

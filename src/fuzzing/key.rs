@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::input::Input;
 use crate::key::{CacheKey, MAX_KEY_BYTES, redis_key};
-use crate::l2::redis::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, TAG_VERSION, VALUE};
+use crate::l2::redis::names::{CLOCK, DONE, HOLD, LEASE, LOG, MEMBERS, Names, TAG_VERSION, VALUE};
 
 /// Two keys of one type write the same text only if they are equal, and a compound key tells its parts apart.
 pub fn key(bytes: &[u8]) {
@@ -141,10 +141,10 @@ fn names(input: &mut Input<'_>) {
     let all = |namespace: &str, key: &str| {
         let names = Names::new(namespace.into(), Some(db));
         let users = [(VALUE, key), (LEASE, key), (HOLD, key), (TAG_VERSION, key)];
-        let own = [(DONE, "7"), (CLOCK, ""), (LOG, ""), (LIVE, "")];
+        let own = [(DONE, "7"), (CLOCK, ""), (LOG, ""), (MEMBERS, "")];
         let all = users.into_iter().chain(own);
         let all = all.map(|(kind, text)| names.name(kind, text).0.concat());
-        all.chain([names.events.clone()]).collect::<Vec<_>>()
+        all.chain([names.channel.clone()]).collect::<Vec<_>>()
     };
     let mut ours = all(&one, &key);
     for name in &ours {

@@ -8,18 +8,18 @@ use arc_swap::{ArcSwapOption, Guard};
 pub(super) struct Cell<T>(ArcSwapOption<T>);
 
 impl<T> Cell<T> {
-    pub(super) fn of(held: Option<Arc<T>>) -> Self {
-        Self(ArcSwapOption::new(held))
+    pub(super) fn of(value: Option<Arc<T>>) -> Self {
+        Self(ArcSwapOption::new(value))
     }
 
     #[inline(always)]
     pub(super) fn get_if(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
         // An entry that is not taken is not counted up, which others that read it would notice.
-        let held = self.0.load();
-        if !condition(held.as_ref()?) {
+        let value = self.0.load();
+        if !condition(value.as_ref()?) {
             return None;
         }
-        Guard::into_inner(held)
+        Guard::into_inner(value)
     }
 
     pub(super) fn holds(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> bool {

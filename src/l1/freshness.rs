@@ -39,7 +39,7 @@ pub(crate) struct Freshness {
     issued: AtomicU64,
     /// All changes up to this version, in this epoch, have been applied: the partition had issued no higher one when it was
     /// asked for the last proof.
-    applied: AtomicU64,
+    applied_ver: AtomicU64,
     /// Nanoseconds from this instance's time to an upper bound of the partition's time.
     partition_ahead: AtomicU64,
     /// Counts the events that made a proof void. Under a lock, so that no proof that was asked for before outlives it.
@@ -118,7 +118,7 @@ impl Freshness {
     }
 
     /// To be called before the partition is asked how far it is: the proof then starts too early rather than too late.
-    pub(crate) fn ask(&self) -> ProofRequest {
+    pub(crate) fn begin_proof(&self) -> ProofRequest {
         ProofRequest {
             at: self.clock.now(),
             revocations: *lock(&self.revocations),
@@ -134,24 +134,27 @@ impl Freshness {
             asked.at.saturating_add(self.max_staleness)
         };
         // Rule 8, one critical section with `flush_and_end_proof`.
-        let now = lock(&self.revocations);
-        debug_assert!(asked.revocations <= *now, "revocations are only counted up");
+        let revocations = lock(&self.revocations);
         debug_assert!(
-            !self.has_no_l2() && until != NEVER,
+            asked.revocations <= *revocations,
+            "revocations are only counted up"
+        );
+        debug_assert!(
+            !self.is_unshared() && until != NEVER,
             "who is alone needs no proof"
         );
-        if *now != asked.revocations {
+        if *revocations != asked.revocations {
             return;
         }
         // The partition read its clock after that, so its time runs at most this far ahead.
         let ahead = Self::ahead(partition, asked.at);
         self.partition_ahead.store(ahead, Ordering::Release);
-        self.applied.store(partition.ver, Ordering::Release);
+        self.applied_ver.store(partition.ver, Ordering::Release);
         // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
-        // Who is woken may run at once.
-        drop(now);
+        // A task that is woken may run at once.
+        drop(revocations);
         self.proven.send_replace(());
     }
 
@@ -173,7 +176,7 @@ impl Freshness {
         // Rule 8, one critical section with `prove`.
         let mut revocations = lock(&self.revocations);
         *revocations += 1;
-        if !self.has_no_l2() {
+        if !self.is_unshared() {
             self.lapse();
         }
         // The epoch is the subscriber's to change.
@@ -205,13 +208,13 @@ impl Freshness {
     }
 
     /// Takes note that no other instance shares the partition: no message can be missed.
-    pub(crate) fn set_no_l2(&self, epoch: u64) {
+    pub(crate) fn mark_unshared(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Release);
         self.live_until.store(NEVER, Ordering::Release);
     }
 
     /// Whether no other instance shares the partition.
-    pub(crate) fn has_no_l2(&self) -> bool {
+    pub(crate) fn is_unshared(&self) -> bool {
         self.live_until.load(Ordering::Acquire) == NEVER
     }
 
@@ -250,7 +253,7 @@ impl Freshness {
     pub(super) fn flush(&self, epoch: u64) {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
-        self.applied.store(0, Ordering::Release);
+        self.applied_ver.store(0, Ordering::Release);
         self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -275,7 +278,7 @@ impl Freshness {
         // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
         // values are all gone.
         let is_known = write.epoch == self.epoch();
-        self.has_no_l2() || is_known && write.ver <= self.applied.load(Ordering::Acquire)
+        self.is_unshared() || is_known && write.ver <= self.applied_ver.load(Ordering::Acquire)
     }
 
     /// The partition has issued a version, in this epoch. A flush that comes in between leaves a version of the former

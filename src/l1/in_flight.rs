@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 use super::Record;
 use super::freshness::{Caller, Freshness};
 use super::hasher::{Hasher, hasher};
-use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter};
+use super::key_state::{GenerationVersion, Joinable, KeyState, LeaseWaiter};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Guard, Mutex, SHARDS, lock};
 use crate::ablation::{Rule, without};
@@ -118,7 +118,7 @@ impl InFlight {
     }
 
     /// The number of the next operation on a key: operations with a lower one began before.
-    pub(crate) fn next(&self, key: &str) -> u64 {
+    pub(crate) fn next_op_number(&self, key: &str) -> u64 {
         self.lock(self.hash(key)).next
     }
 
@@ -303,14 +303,14 @@ impl InFlight {
     }
 
     /// Applies a change of a key, see [`KeyState::change`], and detaches its flights.
-    pub(super) fn change(&self, key: &str, change: Option<Comparable>) {
+    pub(super) fn change(&self, key: &str, change: Option<GenerationVersion>) {
         self.detach(key, |state, next| {
             state.change(change, self.freshness.issued(), next);
         });
     }
 
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
-    pub(super) fn hand_out_unstored(&self, op: &Op, of: Comparable) {
+    pub(super) fn hand_out_unstored(&self, op: &Op, of: GenerationVersion) {
         self.detach(&op.key, |state, next| {
             state.hand_out_unstored(op.id, of, self.freshness.issued(), next);
         });
@@ -337,7 +337,7 @@ impl InFlight {
 
     /// As [`change`](Self::change), for all keys that begin with `prefix`. An operation that is registered meanwhile
     /// began after its key was changed in L2.
-    pub(super) fn change_prefix(&self, prefix: &str, change: Option<Comparable>) {
+    pub(super) fn change_prefix(&self, prefix: &str, change: Option<GenerationVersion>) {
         let mut keys = Vec::new();
         for shard in &self.shards {
             let shard = lock(shard);

@@ -18,7 +18,7 @@ pub(crate) type LeaseWaiter = UnboundedSender<Key>;
 
 /// A version, and the generation in which it may be compared with others.
 #[derive(Clone, Copy)]
-pub(super) struct Comparable {
+pub(super) struct GenerationVersion {
     pub(super) ver: u64,
     pub(super) generation: u64,
 }
@@ -102,8 +102,8 @@ impl KeyState {
 
     /// The key was changed, and the change has this version: operations store nothing older (rule 3). Operations under way
     /// also store no version above the issued one (rule 11), and nothing at all if no version says what is older.
-    pub(super) fn change(&mut self, change: Option<Comparable>, issued: u64, next: u64) {
-        let Some(Comparable { ver, generation }) = change else {
+    pub(super) fn change(&mut self, change: Option<GenerationVersion>, issued: u64, next: u64) {
+        let Some(GenerationVersion { ver, generation }) = change else {
             return self.bar(next);
         };
         // Versions of another epoch are not comparable: a flush has already made all older values invisible (rule 9).
@@ -134,8 +134,14 @@ impl KeyState {
 
     /// A value of this version is handed out, and was not stored: nothing older may follow it (rule 3). If the partition
     /// has not issued the version, a floor of it would keep every later value out: then operations under way store nothing.
-    pub(super) fn hand_out_unstored(&mut self, op: u64, of: Comparable, issued: u64, next: u64) {
-        let Comparable { ver, generation } = of;
+    pub(super) fn hand_out_unstored(
+        &mut self,
+        op: u64,
+        of: GenerationVersion,
+        issued: u64,
+        next: u64,
+    ) {
+        let GenerationVersion { ver, generation } = of;
         if ver > issued && op < self.changed_below {
             self.bar(next);
         } else if self.generation == generation {

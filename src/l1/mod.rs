@@ -12,6 +12,18 @@
 //! - [`era`]: of which hits moka and the advice are told
 //! - [`record`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
 //!
+//! What drops entries:
+//!
+//! | method | drops | operations under way | proof |
+//! | --- | --- | --- | --- |
+//! | `apply`, `apply_prefixes`, `apply_tags` | older entries: the floor of a key is raised | older values are not stored | stands |
+//! | `forget`, `forget_prefix`, `forget_tag` | entries of a change that has no version yet | are not stored | stands |
+//! | `evict` | the entry of a key | may be stored | stands |
+//! | `flush` | all, in one step: another generation begins | are not stored | stands: its caller has ended it, or takes another |
+//! | `flush_and_end_proof` | all | are not stored | ended, and the proofs that were asked for are void |
+//! | `flush_and_keep_proof` | all | are not stored | stands |
+//! | `remove_gone`, `sweep`, `sweep_all` | what is no answer any more: only the memory | | |
+//!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
 
 // Each part of the path of a hit: where the compiler splits it, a hit takes 3 to 8 % more instructions.
@@ -43,9 +55,7 @@ pub(crate) use self::freshness::{Caller, Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::in_flight::{Join, JoinRead, Op};
 pub(crate) use self::key_state::LeaseWaiter;
-pub(crate) use self::outcome::{
-    LoadOutcome, MISS, NoValue, Outcome, OutcomeKind, ReadOutcome, UNAVAILABLE,
-};
+pub(crate) use self::outcome::{LoadOutcome, NoValue, Outcome, OutcomeKind, ReadOutcome};
 pub(crate) use self::record::{NEVER, Record, RecordHead, SharedRecord};
 pub(crate) use self::size_advice::SizeAdvisor;
 pub(crate) use self::store::{Weigher, entry_bytes};
@@ -57,7 +67,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::in_flight::InFlight;
-use self::key_state::Comparable;
+use self::key_state::GenerationVersion;
 use self::store::{OnRemoved, Store};
 use self::tags::TagTable;
 use crate::ablation::{Rule, without};
@@ -72,7 +82,7 @@ use crate::vocabulary::Version;
 pub(crate) struct L1 {
     pub(crate) store: Store,
     /// For how long after its TTL an entry is kept as a fallback.
-    kept: Duration,
+    fallback_time: Duration,
     /// The operations under way on each key, and the reads and loads to join.
     pub(crate) in_flight: Arc<InFlight>,
     tags: TagTable,
@@ -114,7 +124,7 @@ impl L1 {
                 options.stale_if_error,
                 on_removed,
             ),
-            kept: options.stale_if_error,
+            fallback_time: options.stale_if_error,
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,
@@ -132,7 +142,7 @@ impl L1 {
         )
     }
 
-    /// As [`get`](Self::get), for a look-up of a caller, which [counts](Store::note_hit) a hit itself. Counts a miss.
+    /// As [`get`](Self::get), for the look-up of a user's call. Counts a miss; the caller [counts](Store::note_hit) a hit.
     /// Misses without a proof are not counted: no capacity could answer them.
     #[inline(always)]
     pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<SharedRecord> {
@@ -185,21 +195,22 @@ impl L1 {
     }
 
     /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
-    /// passed up to `kept` ago. With a `limit`, also if the proof that it is current ran out less than that before
+    /// passed up to `fallback_time` ago. With a `limit`, also if the proof that it is current ran out less than that before
     /// `now`.
-    pub(crate) fn get_kept(
+    pub(crate) fn get_fallback(
         &self,
         key: &str,
         now: Tick,
-        kept: Duration,
+        fallback_time: Duration,
         limit: Option<Duration>,
     ) -> Option<SharedRecord> {
         let is_proven = || match limit {
             Some(limit) => self.freshness.was_live(now, limit),
             None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
         };
-        let is_kept = |record: &Record| self.is_of_now(record) && record.is_kept(now, kept);
-        self.find(key, is_proven, is_kept, Misses::NotNoted)
+        let is_fallback_at =
+            |record: &Record| self.is_current(record) && record.is_fallback_at(now, fallback_time);
+        self.find(key, is_proven, is_fallback_at, Misses::NotNoted)
     }
 
     /// Whether an entry was stored by a write of this partition that a token names, or later in the same epoch (rule 22).
@@ -210,26 +221,27 @@ impl L1 {
         is_after && ver <= self.freshness.issued()
     }
 
+    /// The entry of a key whether or not there is a proof: for changes, which have to find it, and never for an answer.
     #[inline(always)]
-    fn held(&self, key: &str, now: Tick) -> Option<SharedRecord> {
+    fn get_without_proof(&self, key: &str, now: Tick) -> Option<SharedRecord> {
         self.store.get(key, |record| self.is_visible(record, now))
     }
 
     #[inline]
     fn is_visible(&self, record: &Record, now: Tick) -> bool {
-        self.is_of_now(record) && now < record.expires_at
+        self.is_current(record) && now < record.expires_at
     }
 
     #[inline]
-    fn is_of_now(&self, record: &Record) -> bool {
-        record.is_of(self.freshness.generation(), || self.freshness.tag_changes())
+    fn is_current(&self, record: &Record) -> bool {
+        record.is_visible_in(self.freshness.generation(), || self.freshness.tag_changes())
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &SharedRecord, now: Tick) -> bool {
-        let of_now = fresh.version.epoch == op.epoch || without(Rule::Epochs);
-        self.in_flight.is_current(op) && of_now && now < fresh.gone_at
+        let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
+        self.in_flight.is_current(op) && is_of_epoch && now < fresh.l2_expires_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
@@ -242,7 +254,7 @@ impl L1 {
         let generation = self.freshness.generation();
         if epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
-            (self.in_flight).hand_out_unstored(op, Comparable { ver, generation });
+            (self.in_flight).hand_out_unstored(op, GenerationVersion { ver, generation });
             self.store.remove_if(key, |record| record.version.ver < ver);
         } else {
             self.forget(key);
@@ -299,12 +311,12 @@ impl L1 {
 
     /// Takes note of a version that the partition has issued. Returns the generation in which it may be compared with
     /// others; `None` if its epoch is not the present one.
-    fn note_issued(&self, Version { epoch, ver }: Version) -> Option<Comparable> {
+    fn note_issued(&self, Version { epoch, ver }: Version) -> Option<GenerationVersion> {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.freshness.generation();
         (epoch == self.freshness.epoch()).then(|| {
             self.freshness.raise_issued(ver);
-            Comparable { ver, generation }
+            GenerationVersion { ver, generation }
         })
     }
 
@@ -325,7 +337,7 @@ impl L1 {
     }
 
     /// Registers tags, before anything that has them is sent to L2, or asked of it (rule 20).
-    pub(crate) fn tags(&self, names: &[Key]) -> Tags {
+    pub(crate) fn register_tags(&self, names: &[Key]) -> Tags {
         self.tags.register(names, self.freshness.generation())
     }
 
@@ -335,7 +347,9 @@ impl L1 {
         let change = self.note_issued(at);
         for tag in tags {
             match change {
-                Some(Comparable { ver, generation }) => self.tags.raise(tag, ver, generation),
+                Some(GenerationVersion { ver, generation }) => {
+                    self.tags.raise(tag, ver, generation);
+                }
                 None => self.tags.forget(tag),
             }
         }
@@ -378,13 +392,13 @@ impl L1 {
     /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
     /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, record: &Record, ver: u64) -> bool {
-        let held = record.version.ver;
-        held < ver || held > self.freshness.issued()
+        let its_ver = record.version.ver;
+        its_ver < ver || its_ver > self.freshness.issued()
     }
 
     /// The version of the entry of a key, where no other instance shares the partition.
     pub(crate) fn version(&self, key: &str, now: Tick) -> Version {
-        (self.held(key, now)).map_or(Version::ABSENT, |record| record.version)
+        (self.get_without_proof(key, now)).map_or(Version::ABSENT, |record| record.version)
     }
 
     /// Makes the entry of a key stale, in a cache without L2; loads, refreshes and inserts of the key that are under way
@@ -415,7 +429,7 @@ impl L1 {
         new: impl Fn(&Record) -> Option<RecordHead>,
     ) -> bool {
         loop {
-            let Some(record) = self.held(key, now) else {
+            let Some(record) = self.get_without_proof(key, now) else {
                 return false;
             };
             let Some(head) = new(&record) else {
@@ -506,8 +520,8 @@ impl L1 {
 
     fn is_gone(&self, record: &Record, now: Tick) -> bool {
         let generation = self.freshness.generation();
-        record.is_of_former(generation, || self.freshness.tag_changes())
-            || now >= record.held_until(self.kept)
+        record.was_visible_before(generation, || self.freshness.tag_changes())
+            || now >= record.removable_at(self.fallback_time)
     }
 
     /// Stores a value if its operation may still do so. Returns whether it was stored.
@@ -544,9 +558,9 @@ fn removal(
     now: Tick,
 ) -> Option<CacheEvent> {
     let key = || (*record.key).to_owned();
-    let is_of_now = record.is_of(freshness.generation(), || freshness.tag_changes());
+    let is_current = record.is_visible_in(freshness.generation(), || freshness.tag_changes());
     match now >= record.expires_at {
-        _ if !is_of_now => None,
+        _ if !is_current => None,
         true => Some(CacheEvent::Expired { key: key() }),
         false => was_evicted.then(|| CacheEvent::Evicted { key: key() }),
     }

@@ -4,19 +4,32 @@ use std::sync::Arc;
 
 use super::record::SharedRecord;
 use crate::error::LoadError;
-use crate::vocabulary::{Source, Want};
+use crate::vocabulary::{AcceptedValue, Source};
 
-/// How a read of L2 ended. Without a value it names the one that a load asks for instead.
+/// How a read of L2 ended.
 pub(crate) type ReadOutcome = Result<SharedRecord, NoValue>;
 
-/// How a read of L2 has ended without a value. It names the stored values that a load may then answer with.
-pub(crate) type NoValue = Option<Want>;
+/// Why a read of L2 has no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoValue {
+    /// L2 has none, or none that can be used. A load may end with a stored value that it accepts.
+    Missing(AcceptedValue),
+    /// L2 was not asked, or did not answer; it is not to be asked for a load either.
+    Unavailable,
+}
 
-/// L2 has no value, so that any one is welcome.
-pub(crate) const MISS: NoValue = Some(Want::Any);
+impl NoValue {
+    /// L2 has no value, so that a load accepts any.
+    pub(crate) const MISS: Self = Self::Missing(AcceptedValue::Any);
 
-/// L2 was not asked, or did not answer; it is not to be asked for a load either.
-pub(crate) const UNAVAILABLE: NoValue = None;
+    /// The stored values with which a load may end; `None` if L2 is not asked.
+    pub(crate) const fn accepted(self) -> Option<AcceptedValue> {
+        match self {
+            Self::Missing(accepted) => Some(accepted),
+            Self::Unavailable => None,
+        }
+    }
+}
 
 /// How a load or refresh ended. `None` if the loader of many keys knows no such key.
 pub(crate) type LoadOutcome = Result<Option<Outcome>, LoadError>;

@@ -1,5 +1,5 @@
-//! moka, which decides which entries stay. It knows an entry by the hash of its key and by its weight, and is told of
-//! some of the hits. Knows nothing of the values.
+//! moka, which decides which entries stay, and whether a new one does, by its default policy. It knows an entry by the
+//! hash of its key and by its weight, and is told of some of the hits. Knows nothing of the values.
 //!
 //! moka is made once there is a choice to be made soon: most of the cost of an insert is moka's.
 
@@ -23,7 +23,7 @@ pub(super) struct Policy {
 struct Moka {
     hashes: Cache<u64, u32, IdentityHasher>,
     /// The first bucket of entries that it was not told of after it was made.
-    untold: Mutex<u64>,
+    next_untold: Mutex<u64>,
     /// Whether there is no such bucket.
     is_told_of_all: AtomicBool,
 }
@@ -86,7 +86,7 @@ impl Policy {
         }
         let made = Arc::new(Moka {
             hashes: hashes.build_with_hasher(IdentityHasher::default()),
-            untold: Mutex::default(),
+            next_untold: Mutex::default(),
             is_told_of_all: AtomicBool::new(false),
         });
         // Another thread may have come first.
@@ -96,7 +96,7 @@ impl Policy {
 
     /// Has moka take in the keys of the next bucket of which it was not told, as `keys` finds them: `None` if there is no
     /// such bucket. Makes moka, if need be. Returns what they weigh; `None` if moka knows all.
-    pub(super) fn admit_next(
+    pub(super) fn tell_next(
         &self,
         keys: impl FnOnce(u64) -> Option<Vec<(u64, u32)>>,
     ) -> Option<u64> {
@@ -108,17 +108,17 @@ impl Policy {
         let keys = {
             // The keys are found under the lock: entries of a bucket that is under way here could move to another one that
             // comes after the last.
-            let mut untold = lock(&moka.untold);
-            let keys = keys(*untold);
+            let mut next_untold = lock(&moka.next_untold);
+            let keys = keys(*next_untold);
             match keys {
-                Some(_) => *untold += 1,
+                Some(_) => *next_untold += 1,
                 None => moka.is_told_of_all.store(true, Ordering::Relaxed),
             }
             keys?
         };
         let mut weight = 0;
         for (hash, of_one) in keys {
-            // Otherwise it would keep a key twice.
+            // An insert may have told moka of the key meanwhile: then moka would count its weight twice.
             if !moka.hashes.contains_key(&hash) {
                 moka.hashes.insert(hash, of_one);
                 weight += u64::from(of_one);
@@ -149,7 +149,7 @@ impl Policy {
 
     /// Takes a key in, or takes note of another weight. Makes moka, if need be. Returns whether moka knows all entries, but
     /// for those that are just being stored.
-    pub(super) fn admit(&self, hash: u64, weight: u32) -> bool {
+    pub(super) fn tell(&self, hash: u64, weight: u32) -> bool {
         let moka = self.moka.load();
         let Some(moka) = &*moka else {
             self.make().hashes.insert(hash, weight);

@@ -38,7 +38,7 @@ pub(crate) struct Record {
     /// Shared: the value may be stored again under another version.
     value: AnyValue,
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
-    pub(crate) gone_at: Tick,
+    pub(crate) l2_expires_at: Tick,
     /// `None` if its lifetime cannot be extended and it has no tags.
     more: Option<Box<More>>,
     /// When it was written.
@@ -70,7 +70,7 @@ pub(crate) struct RecordHead {
     pub(crate) born_at: Tick,
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
-    pub(crate) gone_at: Tick,
+    pub(crate) l2_expires_at: Tick,
     /// Until when its lifetime can be extended, if it can.
     pub(crate) ends_at: Option<Tick>,
     /// From when on a hit has more to do than to count; when it is stale at the latest.
@@ -86,7 +86,7 @@ impl RecordHead {
             born_at: 0,
             soft_at: NEVER,
             expires_at: NEVER,
-            gone_at: NEVER,
+            l2_expires_at: NEVER,
             ends_at: None,
             slow_path_at: NEVER,
         }
@@ -96,7 +96,7 @@ impl RecordHead {
 impl Record {
     pub(crate) fn new(key: Key, value: AnyValue, head: RecordHead, tags: Tags) -> Self {
         debug_assert!(
-            head.expires_at <= head.gone_at,
+            head.expires_at <= head.l2_expires_at,
             "L1 keeps no value longer than L2"
         );
         let is_plain =
@@ -106,7 +106,7 @@ impl Record {
             reported: ReportedEras::default(),
             weight: AtomicU32::new(0),
             expires_at: head.expires_at,
-            gone_at: head.gone_at,
+            l2_expires_at: head.l2_expires_at,
             slow_path_at: head.slow_path_at,
             more: (!is_plain).then(|| {
                 Box::new(More {
@@ -135,7 +135,7 @@ impl Record {
             born_at: self.born_at,
             soft_at: self.soft_at(),
             expires_at: self.expires_at,
-            gone_at: self.gone_at,
+            l2_expires_at: self.l2_expires_at,
             ends_at: self.ends_at(),
             slow_path_at: self.slow_path_at,
         }
@@ -194,18 +194,18 @@ impl Record {
         self.version.ver != Version::ABSENT.ver
     }
 
-    /// Whether its TTL has not passed, or not longer than `kept` before `now`.
-    pub(crate) fn is_kept(&self, now: Tick, kept: Duration) -> bool {
-        now < self.gone_at.saturating_add(nanos(kept))
+    /// Whether its TTL has not passed, or not longer than `fallback_time` before `now`.
+    pub(crate) fn is_fallback_at(&self, now: Tick, fallback_time: Duration) -> bool {
+        now < self.l2_expires_at.saturating_add(nanos(fallback_time))
     }
 
-    /// Until when L1 holds it: until its TTL has passed there, and as long as it is a fallback, for up to `kept` after
+    /// Until when L1 holds it: until its TTL has passed there, and as long as it is a fallback, for up to `fallback_time` after
     /// its TTL.
-    pub(super) fn held_until(&self, kept: Duration) -> Tick {
-        if kept.is_zero() {
+    pub(super) fn removable_at(&self, fallback_time: Duration) -> Tick {
+        if fallback_time.is_zero() {
             return self.expires_at;
         }
-        (self.gone_at.saturating_add(nanos(kept))).max(self.expires_at)
+        (self.l2_expires_at.saturating_add(nanos(fallback_time))).max(self.expires_at)
     }
 
     /// Whether L1 may hold it at all.
@@ -215,18 +215,23 @@ impl Record {
 
     /// Whether it is visible in a generation; `changes` counts the invalidations of tags that have been applied.
     #[inline]
-    pub(super) fn is_of(&self, generation: u64, changes: impl FnOnce() -> u64) -> bool {
+    pub(super) fn is_visible_in(&self, generation: u64, changes: impl FnOnce() -> u64) -> bool {
         // Acquire, with the Release of `reveal`: whoever sees the generation sees the floors that were raised before
         // it.
-        let of = self.generation.load(Ordering::Acquire);
-        of == generation || of == generation | TAGGED && self.has_valid_tags(changes())
+        let visible_in = self.generation.load(Ordering::Acquire);
+        visible_in == generation
+            || visible_in == generation | TAGGED && self.has_valid_tags(changes())
     }
 
     /// Whether it was visible, and is not in this generation, or as one of its tags was invalidated.
-    pub(super) fn is_of_former(&self, generation: u64, changes: impl FnOnce() -> u64) -> bool {
+    pub(super) fn was_visible_before(
+        &self,
+        generation: u64,
+        changes: impl FnOnce() -> u64,
+    ) -> bool {
         // A hidden one waits for its insert to end.
         self.generation.load(Ordering::Acquire) & !TAGGED != HIDDEN
-            && !self.is_of(generation, changes)
+            && !self.is_visible_in(generation, changes)
     }
 
     fn has_valid_tags(&self, changes: u64) -> bool {

@@ -83,15 +83,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// `kept`: for how long after its TTL an entry is kept.
+    /// `fallback_time`: for how long after its TTL an entry is kept.
     pub(super) fn new(
         capacity: u64,
         weigher: Option<Weigher>,
         advice: Option<Arc<SizeAdvisor>>,
-        kept: Duration,
+        fallback_time: Duration,
         on_removed: OnRemoved,
     ) -> Self {
-        let (table, evicted) = (Arc::new(Table::new(kept)), Arc::default());
+        let (table, evicted) = (Arc::new(Table::new(fallback_time)), Arc::default());
         let evict = {
             let (table, evicted) = (Arc::clone(&table), Arc::clone(&evicted));
             move |hash| {
@@ -224,7 +224,7 @@ impl Store {
                 self.note_miss(hash);
             }
             if former.is_none_or(|former| former.weight() != record.weight()) {
-                if !self.policy.admit(hash, record.weight()) {
+                if !self.policy.tell(hash, record.weight()) {
                     self.tell_of_older(record.weight());
                 }
                 self.drop_evicted();
@@ -253,7 +253,7 @@ impl Store {
         if self.is_walked.load(Ordering::Acquire) {
             return None;
         }
-        self.policy.admit_next(|place| {
+        self.policy.tell_next(|place| {
             let mut entries = Vec::new();
             (place < self.table.buckets()).then(|| {
                 (self.table).look_at(place, &mut |record| {
@@ -308,8 +308,8 @@ impl Store {
         }
     }
 
-    /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
-    /// takes longer to remove an entry and to insert another.
+    /// Makes the old entry of a key whose insert is under way invisible, if the entry meets the condition. moka keeps the
+    /// entry until the new one takes its place: to remove and to insert costs more than to replace.
     pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Record) -> bool) {
         if let Some(record) = self.get(key, condition) {
             record.hide();
@@ -357,15 +357,15 @@ impl Store {
         let steps = self.places().map(move |place| {
             let _ = &walk;
             let removed = self.table.remove_from(place, |record| {
-                let is_kept = condition(record);
-                if is_kept {
+                let stays = condition(record);
+                if stays {
                     // With another capacity the advice has another sample of the keys.
                     let mark =
                         |advice: &Arc<SizeAdvisor>| advice.mark(self.table.hash(&record.key));
                     let mark = self.advice.as_ref().map_or(Mark::NONE, mark);
                     record.reported.set(self.era.load(Ordering::Relaxed), mark);
                 }
-                !is_kept
+                !stays
             });
             // Without any room all entries go, of which moka does not say that it has evicted them.
             self.drop_removed(removed, !self.has_room());
@@ -422,7 +422,7 @@ impl Store {
         if self.policy.remove(hash)
             && let Some(present) = self.table.get(hash, key, |_| true)
         {
-            self.policy.admit(hash, present.weight());
+            self.policy.tell(hash, present.weight());
         }
     }
 

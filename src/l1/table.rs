@@ -39,7 +39,7 @@ pub(super) struct Table {
     /// Locked to add a bucket.
     growing: Mutex<()>,
     /// For how long after its TTL an entry is kept.
-    kept: Duration,
+    fallback_time: Duration,
     hasher: Hasher,
 }
 
@@ -84,7 +84,7 @@ const FINGERPRINTS: u64 = (1 << (8 * WIDTH)) - 1;
 const ONES: u64 = 0x0101_0101_0101_0101 & FINGERPRINTS;
 
 impl Table {
-    pub(super) fn new(kept: Duration) -> Self {
+    pub(super) fn new(fallback_time: Duration) -> Self {
         let segments = [const { OnceLock::new() }; SEGMENTS];
         // loom does not see that a thread that finds a segment sees its buckets.
         #[cfg(larder_interleavings)]
@@ -97,7 +97,7 @@ impl Table {
             totals: CachePadded::default(),
             locks: (0..SHARDS).map(|_| Mutex::default()).collect(),
             growing: Mutex::default(),
-            kept,
+            fallback_time,
             hasher: hasher(),
         }
     }
@@ -161,7 +161,7 @@ impl Table {
         let bucket_number = self.bucket_number(hash);
         let (bucket, due_at) = self.made(bucket_number);
         // Relaxed: written under the lock; the sweep comes again.
-        due_at.fetch_min(record.held_until(self.kept), Ordering::Relaxed);
+        due_at.fetch_min(record.removable_at(self.fallback_time), Ordering::Relaxed);
         let former = bucket.replace(fingerprint(hash), record);
         if former.is_none() {
             bucket.add(fingerprint(hash), Arc::clone(record));
@@ -183,7 +183,7 @@ impl Table {
         let hash = self.hash(&new.key);
         let locked = self.lock(hash);
         let (bucket, due_at) = self.made(self.bucket_number(hash));
-        due_at.fetch_min(new.held_until(self.kept), Ordering::Relaxed);
+        due_at.fetch_min(new.removable_at(self.fallback_time), Ordering::Relaxed);
         let is_there = bucket.get(fingerprint(hash), &|record: &Record| {
             ptr::eq(record, Arc::as_ptr(old))
         });
@@ -241,7 +241,7 @@ impl Table {
             bucket.remove_where(&mut removed, &mut |record| {
                 let is_removed = condition(record);
                 if !is_removed {
-                    due = due.min(record.held_until(self.kept));
+                    due = due.min(record.removable_at(self.fallback_time));
                 }
                 is_removed
             });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Bytes, Stamp, Want};
+use super::{AcceptedValue, Bytes, Stamp};
 
 /// The parameters of [`Partition::acquire_lease`](super::Partition::acquire_lease).
 ///
@@ -12,7 +12,7 @@ pub struct LeaseRequest {
     /// How long the lease lasts unless renewed; zero asks for a usable value only.
     pub ttl: Duration,
     /// Which stored value is good enough.
-    pub want: Want,
+    pub want: AcceptedValue,
     /// In milliseconds of the store's time: after that no lease is granted, as the caller has stopped waiting for it. A
     /// request that comes so late is answered as one without a `ttl`.
     pub deadline: Option<u64>,
@@ -20,7 +20,7 @@ pub struct LeaseRequest {
 
 impl LeaseRequest {
     /// Asks for a usable value only, and leaves no lease.
-    pub(crate) const fn read_only(want: Want) -> Self {
+    pub(crate) const fn read_only(want: AcceptedValue) -> Self {
         Self {
             ttl: Duration::ZERO,
             want,
@@ -33,12 +33,12 @@ impl LeaseRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseReply {
-    /// A usable value, of this epoch and not expired. For [`Want::Kept`] it may have expired.
+    /// A usable value, of this epoch and not expired. For [`AcceptedValue::EvenExpired`] it may have expired.
     Hit(Bytes),
     /// The lease is granted: load, then fill.
     Granted(Lease),
-    /// The lease is granted to a request for [`Want::Any`], and the store keeps a value of this epoch that has expired:
-    /// the answer brings that value.
+    /// The lease is granted to a request for [`AcceptedValue::Any`], and the store keeps a value of this epoch that has
+    /// expired: the answer brings that value.
     Replace(Lease, Bytes),
     /// Another load has the lease, for at most this long.
     Wait(Duration),

@@ -9,8 +9,8 @@
 //! flight, or of loaders.
 
 // The traits are here. `step` has changes and their answers; `lease`, `value` and `members` have what the other calls take
-// and answer. `redis` and `memory` are the two stores. `outages` knows which lines of the log an outage of a server has
-// written.
+// and answer. `redis` and `memory` are the two stores. `outages` knows which lines about an outage the log
+// has. `inbox` is the queue of a subscription; `write_stream` has the steps of write-behind.
 mod inbox;
 mod lease;
 mod members;
@@ -50,7 +50,7 @@ use crate::clock::Clock;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::util::random::random;
-pub use crate::vocabulary::{PartitionClock, PartitionNumber, Version, Want};
+pub use crate::vocabulary::{AcceptedValue, PartitionClock, PartitionNumber, Version};
 pub use crate::wire::envelope::{Lifetime, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
 
@@ -244,8 +244,8 @@ pub trait Partition: Send + Sync + fmt::Debug {
     /// usable; a value with several of the prefixes counts for one prefix. A value that was stored later stays; a value
     /// that is not usable may be removed, too, and is not counted.
     ///
-    /// In one pass over all keys, however many prefixes there are.
-    /// In as many steps as there have to be, one after the other, each with the time limit of a step. A value that is
+    /// One pass over all keys serves all prefixes. It takes as many steps as there have to be, one after the other, each
+    /// with the time limit of a step. A value that is
     /// there from the beginning to the end is not missed. A late copy of a step finds nothing to remove: no value gets
     /// such a version again.
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>>;
@@ -373,13 +373,13 @@ pub enum Event {
     Heartbeat(PartitionClock),
 }
 
-/// About how many messages the log of a partition has, for instances that have missed some. `clock.lua` trims it, too.
+/// About how many messages the log of a partition has, for instances that have missed some. `publish.lua` trims it, too.
 pub(crate) const LOG_ENTRIES: usize = 10_000;
 
 /// The longest of the pauses between attempts to reach a server that does not answer, before jitter.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pauses between attempts to connect, to subscribe, and to find out by a probe whether L2 answers again.
-pub(crate) fn reconnects() -> impl Iterator<Item = Duration> {
+pub(crate) fn reconnect_delays() -> impl Iterator<Item = Duration> {
     retry_delays(Duration::from_millis(20), LONGEST_PAUSE)
 }

@@ -1,4 +1,5 @@
-//! The trouble with a server, for the log: all caches of the process that use the server log it once.
+//! Which lines about an outage of a server the log has already: all caches of the process that use the server log it once.
+//! `engine/breaker.rs` writes the lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

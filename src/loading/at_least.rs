@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::cache::Cache;
 use crate::cache::typed::loader_of_one;
-use crate::engine::Load;
+use crate::engine::LoaderSource;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::{CacheKey, Key, key_text};
@@ -152,7 +152,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let load = || Load::ByCall(loader_of_one(|_: Option<Entry<V>>| loader()));
+        let load = || LoaderSource::Call(loader_of_one(|_: Option<Entry<V>>| loader()));
         self.get_or_load_by(key, load).await
     }
 
@@ -173,7 +173,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Load::ByCall(loader_of_one(loader)))
+        self.get_or_load_by(key, || LoaderSource::Call(loader_of_one(loader)))
             .await
     }
 
@@ -181,7 +181,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> AtLeast<'_, K, V> {
     pub(crate) async fn get_or_load_by<Q: CacheKey + ?Sized, M>(
         &self,
         key: &Q,
-        load: impl FnOnce() -> Load,
+        load: impl FnOnce() -> LoaderSource,
     ) -> Result<Entry<V>, LoadError>
     where
         K: LookupBy<Q, M>,

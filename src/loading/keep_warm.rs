@@ -10,12 +10,12 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use crate::engine::{Engine, Load};
+use crate::engine::{Engine, LoaderSource};
 use crate::key::Key;
 use crate::util::retry_delays::retry_delays;
 
 /// A key, and what makes the load of it.
-pub(super) type WarmKey = (Key, Box<dyn Fn() -> Load + Send + Sync>);
+pub(super) type WarmKey = (Key, Box<dyn Fn() -> LoaderSource + Send + Sync>);
 
 /// How many keys are looked up at a time.
 const LOOK_UPS: usize = 64;

@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 
 use super::keep_warm::{WarmKey, keep_warm};
 use crate::cache::Cache;
-use crate::engine::{AnyKey, CacheLoader, Load};
+use crate::engine::{AnyKey, CacheLoader, LoaderSource};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::{CacheKey, key_text};
@@ -133,8 +133,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     }
 
     /// How this cache loads a key.
-    fn load(&self, key: K) -> Load {
-        Load::ByCache(Arc::clone(&self.loader), Box::new(key))
+    fn load(&self, key: K) -> LoaderSource {
+        LoaderSource::Cache(Arc::clone(&self.loader), Box::new(key))
     }
 
     /// Looks a key up in L1, then in L2, and otherwise loads it, as [`Cache::get_or_load`] does with the loader of this
@@ -185,8 +185,8 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many
-    /// keys has failed for all keys. Values that were loaded are kept for the next call.
+    /// As [`get_or_load`](Self::get_or_load), if any key has no value; [`LoadError::key`] names it, unless one call of
+    /// a loader of many keys has failed for all keys. Values that were loaded are kept for the next call.
     pub async fn get_many_or_load<'a, Q: CacheKey + Sync + ?Sized + 'a, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -199,11 +199,11 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
         let CacheLoader::Many(batches) = &*self.loader else {
             return each(keys, |key| self.get_or_load(key)).await;
         };
-        let loader_of = |keys: Vec<K>| {
+        let loader_for = |keys: Vec<K>| {
             let keys = keys.into_iter().map(|key| Box::new(key) as AnyKey);
-            (batches.loader_of)(keys.collect())
+            (batches.loader_for)(keys.collect())
         };
-        let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
+        let found = (self.cache.get_many_or_load_by(keys.clone(), loader_for)).await?;
         let found = found.into_iter().zip(keys);
         found
             .map(|(entry, key)| entry.ok_or_else(|| LoadError::not_found().of_key(key)))
@@ -290,7 +290,7 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingCache<K, V> 
     {
         let with_loads = keys.into_iter().filter_map(|key| {
             let (text, loader) = (key_text(&key).ok()?, Arc::clone(&self.loader));
-            let load = move || Load::ByCache(Arc::clone(&loader), Box::new(key.clone()));
+            let load = move || LoaderSource::Cache(Arc::clone(&loader), Box::new(key.clone()));
             Some((text, Box::new(load) as _))
         });
         // Once, and not in each round: keys of users may be costly to write as text.
@@ -326,9 +326,9 @@ impl<K: CacheKey + Send + 'static, V: Send + Sync + 'static> LoadingAtLeast<'_, 
 
     /// Looks many keys up as [`LoadingCache::get_many_or_load`] does, in their order.
     ///
-    /// Cost: as [`LoadingCache::get_many_or_load`], once this instance has proved that it has applied the write. Until then as
-    /// many calls of [`get_or_load`](Self::get_or_load) at once: a loader of many keys is called for each key that is missing, unless
-    /// the cache has [`batch_loads`](crate::Builder::batch_loads).
+    /// Cost: as [`LoadingCache::get_many_or_load`], once this instance has proved that it has applied the write. Until
+    /// then as many calls of [`get_or_load`](Self::get_or_load) at once: a loader of many keys is called for each key
+    /// that is missing, unless the cache has [`batch_loads`](crate::Builder::batch_loads).
     ///
     /// # Errors
     ///

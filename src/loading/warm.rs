@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::cache::typed::loader_of_many;
-use crate::engine::{AnyKey, LoaderOfKeys};
+use crate::engine::{AnyKey, LoaderForKeys};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::{CacheKey, key_text};
@@ -124,7 +124,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let loader = Arc::new(move |asked: Vec<(K, Option<Entry<V>>)>| {
             loader(asked.into_iter().map(|(key, _)| key).collect())
         });
-        let loader_of: LoaderOfKeys = Arc::new(move |keys: Vec<AnyKey>| {
+        let loader_for: LoaderForKeys = Arc::new(move |keys: Vec<AnyKey>| {
             let keys = keys.into_iter().map(downcast).collect();
             loader_of_many(keys, Arc::clone(&loader))
         });
@@ -144,7 +144,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             if next.is_empty() {
                 return Ok(warming);
             }
-            warming = warming.and(partitions.warm(next, &loader_of).await?);
+            warming = warming.and(partitions.warm(next, &loader_for).await?);
             progress(&warming);
         }
     }

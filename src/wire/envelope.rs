@@ -53,19 +53,19 @@ const FOLLOWED: [u8; 4] = *b"LRD\x84";
 /// How many values a key has at most, each of another type tag.
 pub(crate) const MOST_VALUES: usize = 4;
 /// How long the magic and the stamp are, behind which the body begins.
-pub(crate) const STAMPED: usize = 36;
+pub(crate) const STAMPED_LENGTH: usize = 36;
 /// How long the times are, with which the body begins.
-const TIMES: usize = 40;
+const TIMES_LENGTH: usize = 40;
 /// Where the length of the tags is in a body.
-const TAGS_LENGTH: usize = TIMES + 2;
+pub(crate) const TAGS_LENGTH_AT: usize = TIMES_LENGTH + 2;
 /// Where the type tag is in a body.
-const TYPE_TAG: usize = TIMES + 4;
+pub(crate) const TYPE_TAG_AT: usize = TIMES_LENGTH + 4;
 /// Where the length of the payload is in a body.
-const PAYLOAD_LENGTH: usize = TIMES + 12;
+pub(crate) const PAYLOAD_LENGTH_AT: usize = TIMES_LENGTH + 12;
 /// Where the checksum is in a body.
-const CHECKSUM: usize = TIMES + 16;
+const CHECKSUM_AT: usize = TIMES_LENGTH + 16;
 /// Where the payload starts in a body.
-pub(crate) const PAYLOAD_IN_BODY: usize = TIMES + 24;
+pub(crate) const PAYLOAD_AT: usize = TIMES_LENGTH + 24;
 
 /// When L2 accepted a write, in the order of all writes of one partition.
 ///
@@ -144,7 +144,7 @@ impl Ttls {
     }
 
     /// As they are stored with a value.
-    pub(crate) fn packed(self) -> [u8; TIMES] {
+    pub(crate) fn packed(self) -> [u8; TIMES_LENGTH] {
         self.lifetime(0).packed(0)
     }
 }
@@ -166,7 +166,7 @@ pub struct Lifetime {
 
 impl Lifetime {
     /// As it is stored with a value that was written at this time of L2.
-    fn packed(self, written_at: u64) -> [u8; TIMES] {
+    fn packed(self, written_at: u64) -> [u8; TIMES_LENGTH] {
         let after = |at: u64| at.saturating_sub(written_at);
         let plus_1 = |ms: Option<u64>| ms.map_or(0, |ms| ms.saturating_add(1));
         let fields = [
@@ -175,7 +175,7 @@ impl Lifetime {
             plus_1(self.ends_at.map(after)),
             plus_1(self.l1_ttl.map(millis)),
         ];
-        let mut bytes = [0; TIMES];
+        let mut bytes = [0; TIMES_LENGTH];
         put_summed(&mut bytes[..], &fields);
         bytes
     }
@@ -215,7 +215,7 @@ pub(crate) enum Damage {
 pub(crate) fn begin() -> Vec<u8> {
     // With room for most small values.
     let mut body = Vec::with_capacity(256);
-    body.extend_from_slice(&[0; PAYLOAD_IN_BODY]);
+    body.extend_from_slice(&[0; PAYLOAD_AT]);
     body
 }
 
@@ -238,14 +238,14 @@ impl ChecksumSeed {
 /// the fields before the payload.
 pub(crate) fn seal(body: &mut Vec<u8>, head: Head, ttls: Ttls, tags: &[Key], seed: ChecksumSeed) {
     // `begin` has made room for the fields before the payload.
-    debug_assert!(body.len() >= PAYLOAD_IN_BODY);
-    let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
+    debug_assert!(body.len() >= PAYLOAD_AT);
+    let payload = body.len().saturating_sub(PAYLOAD_AT);
     for tag in tags {
         body.put_u16(tag.len().try_into().unwrap_or(u16::MAX));
         body.put_slice(tag.as_bytes());
     }
-    let tags = body.len().saturating_sub(PAYLOAD_IN_BODY + payload);
-    if let Some(mut fields) = body.get_mut(..CHECKSUM) {
+    let tags = body.len().saturating_sub(PAYLOAD_AT + payload);
+    if let Some(mut fields) = body.get_mut(..CHECKSUM_AT) {
         fields.put_slice(&ttls.packed());
         fields.put_slice(&[head.codec, 0]);
         fields.put_u16(tags.try_into().unwrap_or(u16::MAX));
@@ -254,14 +254,14 @@ pub(crate) fn seal(body: &mut Vec<u8>, head: Head, ttls: Ttls, tags: &[Key], see
     }
     // Last: it covers the fields above. The times it leaves out, as scripts change them and cannot hash.
     let sum = checksum(body, seed);
-    if let Some(mut field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
+    if let Some(mut field) = body.get_mut(CHECKSUM_AT..PAYLOAD_AT) {
         field.put_u64(sum);
     }
 }
 
 /// The tags of a body that has been sealed.
 pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
-    let length = body.get(TAGS_LENGTH..PAYLOAD_IN_BODY);
+    let length = body.get(TAGS_LENGTH_AT..PAYLOAD_AT);
     let length = length.map_or(0, |mut field| field.get_u16().into());
     // From the end, as a script does it: the tags are the last part.
     let at = body.len().checked_sub(length);
@@ -272,7 +272,7 @@ pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
 
 /// The tags of stored bytes.
 pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
-    bytes.get(STAMPED..).map(tags_of).unwrap_or_default()
+    bytes.get(STAMPED_LENGTH..).map(tags_of).unwrap_or_default()
 }
 
 /// Reads tags as they follow a payload; `None` if they are damaged, too many, or longer than a value may have:
@@ -292,8 +292,8 @@ pub(crate) fn open_tags(mut bytes: &[u8], most: usize) -> Option<Vec<Key>> {
 
 /// The checksum of a body: all but the times, and the field that holds it.
 pub(crate) fn checksum(body: &[u8], seed: ChecksumSeed) -> u64 {
-    let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
-    let (head, rest) = (head.get(TIMES..), rest.get(8..).unwrap_or_default());
+    let (head, rest) = body.split_at(CHECKSUM_AT.min(body.len()));
+    let (head, rest) = (head.get(TIMES_LENGTH..), rest.get(8..).unwrap_or_default());
     let head = head.unwrap_or_default();
     // The head is short and fixed: its hash seeds the hash of the rest, so neither is copied.
     let head = XxHash3_64::oneshot_with_seed(seed.0, head);
@@ -302,20 +302,22 @@ pub(crate) fn checksum(body: &[u8], seed: ChecksumSeed) -> u64 {
 
 /// Puts a stamp before a body, as the scripts do.
 pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(STAMPED + body.len());
+    let mut bytes = Vec::with_capacity(STAMPED_LENGTH + body.len());
     bytes.put_slice(&MAGIC);
     put_summed(&mut bytes, &[stamp.epoch, stamp.ver, stamp.written_at]);
     bytes.extend_from_slice(body);
-    debug_assert_eq!(bytes.len(), STAMPED + body.len());
+    debug_assert_eq!(bytes.len(), STAMPED_LENGTH + body.len());
     bytes
 }
 
 /// Stored bytes with another stamp and other times.
 pub(crate) fn restamped(stamp: Stamp, lifetime: Lifetime, stored: &[u8]) -> Vec<u8> {
     // Only bytes whose stamp was read get another one.
-    debug_assert!(stored.len() >= STAMPED + TIMES);
-    let mut bytes = stamped(stamp, stored.get(STAMPED..).unwrap_or_default());
-    let times = bytes.get_mut(STAMPED..).and_then(<[u8]>::first_chunk_mut);
+    debug_assert!(stored.len() >= STAMPED_LENGTH + TIMES_LENGTH);
+    let mut bytes = stamped(stamp, stored.get(STAMPED_LENGTH..).unwrap_or_default());
+    let times = bytes
+        .get_mut(STAMPED_LENGTH..)
+        .and_then(<[u8]>::first_chunk_mut);
     if let Some(times) = times {
         *times = lifetime.packed(stamp.written_at);
     }
@@ -388,7 +390,7 @@ pub(crate) fn open_each(
 
 /// Whether a value has this type tag.
 pub(crate) fn is_of(value: &[u8], type_tag: u64) -> bool {
-    value.get(STAMPED..).and_then(type_tag_of) == Some(type_tag)
+    value.get(STAMPED_LENGTH..).and_then(type_tag_of) == Some(type_tag)
 }
 
 /// The stamp of the value with a type tag.
@@ -415,13 +417,13 @@ pub(crate) fn values(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Damage>
 fn split_value(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>), Damage> {
     let magic = bytes.first_chunk().ok_or(Damage::Format)?;
     let is_followed = is_followed(*magic).ok_or(Damage::Format)?;
-    let body = bytes.get(STAMPED..).unwrap_or_default();
-    let tags = body.get(TAGS_LENGTH..).and_then(<[u8]>::first_chunk);
-    let payload = body.get(PAYLOAD_LENGTH..).and_then(<[u8]>::first_chunk);
+    let body = bytes.get(STAMPED_LENGTH..).unwrap_or_default();
+    let tags = body.get(TAGS_LENGTH_AT..).and_then(<[u8]>::first_chunk);
+    let payload = body.get(PAYLOAD_LENGTH_AT..).and_then(<[u8]>::first_chunk);
     let (tags, payload) = tags.zip(payload).ok_or(Damage::Length)?;
     let length = u64::from(u16::from_be_bytes(*tags)) + u64::from(u32::from_be_bytes(*payload));
     let length = usize::try_from(length).map_err(|_| Damage::Length)?;
-    let length = length.checked_add(STAMPED + PAYLOAD_IN_BODY);
+    let length = length.checked_add(STAMPED_LENGTH + PAYLOAD_AT);
     let parts = length.and_then(|length| bytes.split_at_checked(length));
     let (value, rest) = parts.ok_or(Damage::Length)?;
     // The mark and the bytes must agree: a value that was cut where it ends, or has bytes behind it, is damaged.
@@ -456,17 +458,17 @@ pub(crate) fn join(values: &[impl AsRef<[u8]>]) -> Vec<u8> {
 
 /// The type tag of a body.
 pub(crate) fn type_tag_of(body: &[u8]) -> Option<u64> {
-    let tag = body.get(TYPE_TAG..)?.first_chunk();
+    let tag = body.get(TYPE_TAG_AT..)?.first_chunk();
     tag.copied().map(u64::from_be_bytes)
 }
 
 /// Takes a value apart, whose length was found by its head.
 fn open_value(value: &[u8], seed: ChecksumSeed) -> Result<Envelope<'_>, Damage> {
     // The checks are in the order of their cost; the checksum passes over all bytes.
-    let body = value.get(STAMPED..).unwrap_or_default();
-    let head = body.split_first_chunk::<PAYLOAD_IN_BODY>();
+    let body = value.get(STAMPED_LENGTH..).unwrap_or_default();
+    let head = body.split_first_chunk::<PAYLOAD_AT>();
     let (head, rest) = head.ok_or(Damage::Length)?;
-    let mut fields = &head[TIMES..];
+    let mut fields = &head[TIMES_LENGTH..];
     let (codec, flags) = (fields.get_u8(), fields.get_u8());
     let _tags_length = fields.get_u16();
     let type_tag = fields.get_u64();
@@ -541,7 +543,7 @@ mod tests {
     fn what_is_sealed_opens() {
         for tags in [Vec::new(), tags()] {
             let bytes = sample(&tags);
-            let body = bytes.get(STAMPED..).unwrap();
+            let body = bytes.get(STAMPED_LENGTH..).unwrap();
             assert_eq!(tags_of(body), tags);
             let envelope = Envelope {
                 stamp: STAMP,

@@ -44,19 +44,20 @@ pub struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Their values are no longer current.
+    /// The values of the keys are no longer current.
     Invalidate,
-    /// They have a new value in L2.
+    /// The keys have a new value in L2.
     Insert,
     /// Everything in the partition is gone, whatever its key.
     Clear,
     /// As `Invalidate`, and the caller waits until all members have applied it.
     InvalidateAwaited,
-    /// As `Invalidate`, of all keys that begin with the text that stands for the key.
-    Prefix,
-    /// The values that carry the tags which stand for the keys are no longer current.
+    /// The values that carry one of the tags are no longer current: the tags stand in the place of the keys.
     Tags,
-    /// A kind of another release, by its number. The change and its keys are not known: the message has none.
+    /// As `Invalidate`, for all keys that begin with the prefix, which stands in the place of the keys.
+    Prefix,
+    /// A kind of another release, by its number. The change and its keys are not known: the message has none, and
+    /// its receiver empties L1.
     Unknown(u8),
 }
 
@@ -72,8 +73,8 @@ const KINDS: [Kind; 6] = [
 
 /// The sender's part of a message.
 pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
-    // Callers send fewer: a batch of writes has 256 keys at most. A count that wrapped would make the message
-    // unreadable.
+    // A batch of writes has 256 keys at most. In a cache without L2 it may have more, but there nobody reads the message. A
+    // count that wrapped would make it unreadable.
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
     head(kind, origin, &mut bytes);

@@ -9,9 +9,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures::future::join_all;
 use larder::l2::{
-    Bytes, EncodedValue, Event, Fill, Key, Kind, L2, L2Error, Lease, LeaseReply, LeaseRequest,
-    MemberInfo, MemorySnapshot, NewLifetime, Partition, PartitionName, PartitionNumber, Stamp,
-    Subscription, Ttls, Version, Want,
+    AcceptedValue, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, L2Error, Lease, LeaseReply,
+    LeaseRequest, MemberInfo, MemorySnapshot, NewLifetime, Partition, PartitionName,
+    PartitionNumber, Stamp, Subscription, Ttls, Version,
 };
 use larder_store_tests::steps::Steps;
 use tokio::join;
@@ -180,11 +180,11 @@ impl<S: Server> Side<S> {
         match rng.u8(0..16) {
             0..=6 => {
                 let want = match rng.u8(0..8) {
-                    0..=2 => Want::Any,
-                    3 => Want::Nothing,
-                    4 => Want::Anew,
-                    5 | 6 => Want::Kept,
-                    _ => Want::OtherThan(seen),
+                    0..=2 => AcceptedValue::Any,
+                    3 => AcceptedValue::NoValue,
+                    4 => AcceptedValue::NewLoad,
+                    5 | 6 => AcceptedValue::EvenExpired,
+                    _ => AcceptedValue::OtherThan(seen),
                 };
                 let ask = LeaseRequest {
                     ttl: *rng.choice(&[LONG, one.brief, Duration::ZERO]).unwrap(),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use larder::l2::MemorySnapshot;
-use larder::l2::{Fill, Kind, L2, LeaseReply, LeaseRequest, Partition, PartitionClock, Ttls, Want};
+use larder::l2::{
+    AcceptedValue, Fill, Kind, L2, LeaseReply, LeaseRequest, Partition, PartitionClock, Ttls,
+};
 use larder::{Clock, MemoryL2};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -153,7 +155,7 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
                 &sealed(b"v"),
                 LeaseRequest {
                     ttl: LONG,
-                    want: Want::Any,
+                    want: AcceptedValue::Any,
                     deadline: None,
                 },
             );

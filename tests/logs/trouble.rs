@@ -1,5 +1,5 @@
 //! A Redis in trouble: what goes on, what does not, and what the log says. Each test is a row of the table in
-//! src/l2/redis/trouble.md.
+//! `src/l2/redis/failure_modes.md`.
 
 use std::fs;
 use std::io;

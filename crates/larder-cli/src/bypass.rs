@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use larder::L2Error;
-use larder::inspect::{Bypassed, FleetState, LONGEST_BYPASS, Namespace, Watch};
+use larder::inspect::{BypassList, FleetState, LONGEST_BYPASS, Namespace, Watch};
 use tokio::time::{Instant, sleep};
 
 use crate::Outcome;
@@ -86,7 +86,7 @@ impl Bypass {
         &self,
         namespace: &Namespace,
         watch: &Watch,
-    ) -> Result<(Bypassed, BTreeMap<u64, Instance>), L2Error> {
+    ) -> Result<(BypassList, BTreeMap<u64, Instance>), L2Error> {
         let began = Instant::now();
         loop {
             // Each time: another bypass may end meanwhile, or somebody else may change the list.
@@ -114,7 +114,7 @@ struct Instance {
 /// The instances by their ids, and how long one that is in use takes to follow at most. The list was changed so long ago.
 fn instances(
     fleet: &FleetState,
-    list: &Bypassed,
+    list: &BypassList,
     since: Duration,
 ) -> (BTreeMap<u64, Instance>, Duration) {
     let (mut instances, mut longest) = (BTreeMap::new(), Duration::ZERO);
@@ -135,7 +135,7 @@ fn instances(
             stored.bypass == list.id && (list.id.is_some() || stored.ago < since)
         });
         instances.insert(member.info.id, Instance { name, follows });
-        longest = longest.max(Bypassed::followed_within(member.info.max_staleness));
+        longest = longest.max(BypassList::followed_within(member.info.max_staleness));
     }
     (instances, longest + SPARE)
 }
@@ -149,7 +149,7 @@ fn time(text: &str) -> Result<Duration, &'static str> {
     text::time(text, SHORTEST..=LONGEST_BYPASS, mistakes)
 }
 
-fn show(list: &Bypassed, screen: &mut Screen) {
+fn show(list: &BypassList, screen: &mut Screen) {
     if list.prefixes.is_empty() {
         screen.row("bypassed", "none");
     }

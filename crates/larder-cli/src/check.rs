@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use larder::L2Error;
 use larder::inspect::{
-    FleetState, LogState, MissingRights, Namespace, PartitionAudit, RightsFor, StoredKey, Watch,
-    WhyNot,
+    FleetState, LogState, MissingRights, Namespace, PartitionAudit, RightsFor, StoredKey,
+    UnusableReason, Watch,
 };
 use larder::l2::Member;
 use serde_json::{Value, json};
@@ -283,7 +283,7 @@ impl Report {
         let look = |key: &str, stored: &StoredKey| {
             keys += 1;
             let mut usable = stored.values.iter().flatten();
-            let lacks_tag = |why: &WhyNot| matches!(why, WhyNot::UnknownTag(_));
+            let lacks_tag = |why: &UnusableReason| matches!(why, UnusableReason::UnknownTag(_));
             for (is_so, keys) in [
                 (stored.values.iter().any(Result::is_err), &mut damaged),
                 (stored.other_type.is_some(), &mut other),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use clap::Args;
-use larder::inspect::{Forgotten, Namespace};
+use larder::inspect::{ForgetResult, Namespace};
 
 use crate::Outcome;
 use crate::change::Target;
@@ -45,10 +45,10 @@ impl Forget {
             return self.target.nothing_changed(&screen);
         }
         match namespace.forget(self.even_if_used).await? {
-            Forgotten::Removed(keys) => {
+            ForgetResult::Removed(keys) => {
                 screen.line(format_args!("removed keys of its own: {keys}"));
             }
-            Forgotten::HasWrites => return Err(Refused::HasWrites.into()),
+            ForgetResult::HasWrites => return Err(Refused::HasWrites.into()),
             _ => return Err(Refused::IsUsed.into()),
         }
         screen.print()?;

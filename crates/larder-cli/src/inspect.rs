@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 use larder::codec::{Codec, Json, MessagePack};
 use larder::inspect::{
-    Damaged, Encoded, Mark, Namespace, StoredKey, StoredLease, StoredValue, WhyNot,
+    DamagedValue, EncodedPayload, Namespace, PendingWrite, StoredKey, StoredLease, StoredValue,
+    UnusableReason,
 };
 use serde_json::{Value, json};
 
@@ -92,8 +93,8 @@ impl Inspect {
         }
         for lease in &key.leases {
             screen.row("lease", format_args!("for type {:016x}", lease.type_tag));
-            screen.row("  began", format_args!("at version {}", lease.began));
-            screen.row("  ends", from_now(lease.till, clock.now));
+            screen.row("  began", format_args!("at version {}", lease.granted_at));
+            screen.row("  ends", from_now(lease.ends_at, clock.now));
             screen.row("  awaited", if lease.is_awaited { "yes" } else { "no" });
         }
         match key.held {
@@ -180,12 +181,12 @@ impl Inspect {
             json!({
                 "type": format!("{:016x}", lease.type_tag),
                 "epoch": lease.epoch,
-                "version": lease.began,
-                "till": lease.till,
+                "version": lease.granted_at,
+                "till": lease.ends_at,
                 "is_awaited": lease.is_awaited,
             })
         };
-        let mark = |mark: &Mark| {
+        let mark = |mark: &PendingWrite| {
             json!({
                 "entry": mark.entry,
                 "epoch": mark.epoch,
@@ -212,7 +213,7 @@ impl Inspect {
         })
     }
 
-    fn value_as_json(&self, key: &StoredKey, value: &Result<StoredValue, Damaged>) -> Value {
+    fn value_as_json(&self, key: &StoredKey, value: &Result<StoredValue, DamagedValue>) -> Value {
         let value = match value {
             Ok(value) => value,
             Err(damage) => return json!({ "used": false, "why_not": [damage.to_string()] }),
@@ -232,7 +233,7 @@ impl Inspect {
             shown.map(|encoded| decoded(encoded).unwrap_or_else(|| hex(&encoded.bytes).into()));
         json!({
             "type": format!("{:016x}", value.type_tag),
-            "codec": encoded.as_ref().map_or(value.format(), Encoded::format),
+            "codec": encoded.as_ref().map_or(value.format(), EncodedPayload::format),
             "layer": encoded.as_ref().is_none_or(|inner| inner.codec != value.codec).then(|| value.format()),
             "shape": encoded.as_ref().and_then(|inner| inner.shape).map(|shape| format!("{shape:016x}")),
             "epoch": value.stamp.epoch,
@@ -246,7 +247,7 @@ impl Inspect {
             "payload_size": value.payload.len(),
             "tags": tags.collect::<Vec<_>>(),
             "used": why_not.is_empty(),
-            "why_not": why_not.iter().map(WhyNot::to_string).collect::<Vec<_>>(),
+            "why_not": why_not.iter().map(UnusableReason::to_string).collect::<Vec<_>>(),
             "value": shown,
         })
     }
@@ -262,7 +263,7 @@ fn has_nothing(key: &StoredKey) -> bool {
 }
 
 /// The value, if its format has names.
-fn decoded(value: &Encoded<'_>) -> Option<Value> {
+fn decoded(value: &EncodedPayload<'_>) -> Option<Value> {
     match value.codec {
         Json::ID => serde_json::from_slice(&value.bytes).ok(),
         MessagePack::ID => rmp_serde::from_slice(&value.bytes).ok(),

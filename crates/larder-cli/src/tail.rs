@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use futures::FutureExt;
 use futures::future::join_all;
-use larder::inspect::{FleetState, Logged, Namespace, Watch};
+use larder::inspect::{FleetState, LoggedChange, Namespace, Watch};
 use larder::l2::{Kind, Message, PartitionNumber};
 use serde_json::json;
 use tokio::time::Instant;
@@ -155,7 +155,7 @@ const OTHER_LANGUAGE: u64 = 0;
 struct Change<'a> {
     partition: PartitionNumber,
     message: &'a Message,
-    logged: Option<&'a Logged>,
+    logged: Option<&'a LoggedChange>,
     /// How many messages did not arrive before it, if that is known.
     missed: Option<u64>,
 }

@@ -16,7 +16,8 @@ pub(super) const TAG: &str = "tag";
 /// An error of a driver.
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The table of an outbox in a database: three statements, by some driver.
+/// The table of an outbox in a database: three statements. Those of the drivers are in files
+/// named by them; the relay decides when to delete.
 ///
 /// A `sqlx::Pool` implements it with the feature `sqlx`, or `sqlx-0_8` for sqlx 0.8; and a
 /// `rusqlite::Sqlite` with `rusqlite`. For another driver implement it on the type that hands out connections.

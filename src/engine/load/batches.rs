@@ -1,6 +1,5 @@
-//! The loader of a cache that has one. It may collect loads of single keys that come together into one call.
+//! Loads of single keys that come together become one call of the loader of the cache.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::mem;
 use std::sync::{Arc, Mutex};
@@ -11,91 +10,34 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
-use super::fetch::{Fetch, ToRun};
-use super::loader::Loader;
+use super::fetch::{Fetch, FetchAndLoader};
+use super::loader::{AnyKey, LoaderForKeys};
 use crate::key::Key;
 use crate::util::lock::lock;
-
-/// A key without its type, for the loader of its cache.
-pub(crate) type AnyKey = Box<dyn Any + Send>;
-
-/// Makes the loader of a key.
-pub(crate) type LoaderOfKey = Arc<dyn Fn(AnyKey) -> Loader + Send + Sync>;
-
-/// Makes the loader of some keys.
-pub(crate) type LoaderOfKeys = Arc<dyn Fn(Vec<AnyKey>) -> Loader + Send + Sync>;
-
-/// How a key is loaded, if it has to be.
-pub(crate) enum Load {
-    /// By the loader of the call.
-    ByCall(Loader),
-    /// By the loader of the cache.
-    ByCache(Arc<CacheLoader>, AnyKey),
-}
-
-/// How the missing keys of a cache are loaded.
-pub(crate) enum CacheLoader {
-    /// By a call for each.
-    One(LoaderOfKey),
-    /// By a call for the keys that are missing in one call of the cache, or in several at about the same time.
-    Many(Batches),
-}
-
-impl Load {
-    /// The loader of this key alone.
-    pub(crate) fn loader(self) -> Loader {
-        match self {
-            Self::ByCall(loader) => loader,
-            Self::ByCache(cache, key) => match &*cache {
-                CacheLoader::One(loader_of) => loader_of(key),
-                CacheLoader::Many(batches) => (batches.loader_of)(vec![key]),
-            },
-        }
-    }
-
-    /// Whether its loader is of one key: then it is begun at once, and not with others that come a little later.
-    pub(super) fn is_of_one(&self) -> bool {
-        match self {
-            Self::ByCall(_) => true,
-            Self::ByCache(cache, _) => matches!(&**cache, CacheLoader::One(_)),
-        }
-    }
-
-    /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
-    pub(super) fn begin(self, loads: &Arc<Loads>, fetch: Fetch) -> Option<ToRun> {
-        match self {
-            Self::ByCall(loader) => Some((fetch, loader)),
-            Self::ByCache(cache, key) => match &*cache {
-                CacheLoader::One(loader_of) => Some((fetch, loader_of(key))),
-                CacheLoader::Many(batches) => batches.add(loads, key, fetch),
-            },
-        }
-    }
-}
 
 /// A loader of many keys. With `limits` it collects loads of single keys for a time, up to a number, from the
 /// first of them on.
 pub(crate) struct Batches {
-    pub(crate) loader_of: LoaderOfKeys,
+    pub(crate) loader_for: LoaderForKeys,
     pub(crate) limits: Option<(Duration, usize)>,
     /// The batch that takes more loads. Its task has the other end.
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<OpenBatch>>,
 }
 
 /// A load of one key, with the loads of its partition.
-type One = (Arc<Loads>, AnyKey, Fetch);
+type QueuedLoad = (Arc<Loads>, AnyKey, Fetch);
 
-struct Open {
-    loads: Sender<One>,
+struct OpenBatch {
+    loads: Sender<QueuedLoad>,
     /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have
     /// begun before an invalidation (rule 4).
     keys: HashSet<Key>,
 }
 
 impl Batches {
-    pub(crate) fn new(loader_of: LoaderOfKeys) -> Self {
+    pub(crate) fn new(loader_for: LoaderForKeys) -> Self {
         Self {
-            loader_of,
+            loader_for,
             limits: None,
             open: Mutex::default(),
         }
@@ -103,9 +45,14 @@ impl Batches {
 
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one. Without limits returns
     /// the load, and the loader to run it with.
-    pub(crate) fn add(&self, loads: &Arc<Loads>, key: AnyKey, to_run: Fetch) -> Option<ToRun> {
+    pub(crate) fn add(
+        &self,
+        loads: &Arc<Loads>,
+        key: AnyKey,
+        to_run: Fetch,
+    ) -> Option<FetchAndLoader> {
         let Some((window, max)) = self.limits else {
-            return Some((to_run, (self.loader_of)(vec![key])));
+            return Some((to_run, (self.loader_for)(vec![key])));
         };
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
@@ -133,7 +80,7 @@ impl Batches {
         let (sender, receiver) = mpsc::channel(max);
         // There is room for it.
         let _ = sender.try_send(one);
-        let next = (max > 1).then_some(Open {
+        let next = (max > 1).then_some(OpenBatch {
             loads: sender,
             keys: HashSet::from([text]),
         });
@@ -142,7 +89,7 @@ impl Batches {
         drop(open);
         drop(former);
         let until = Instant::now() + window;
-        let loader_of = Arc::clone(&self.loader_of);
+        let loader_for = Arc::clone(&self.loader_for);
         tokio::spawn(async move {
             let mut rest = collect(receiver, until).await;
             let mut parts = Vec::new();
@@ -151,7 +98,7 @@ impl Batches {
                 let loads = Arc::clone(loads);
                 let part = rest.extract_if(.., |(of, ..)| Arc::ptr_eq(of, &loads));
                 let (keys, to_run) = part.map(|(_, key, to_run)| (key, to_run)).unzip();
-                let loader = loader_of(keys);
+                let loader = loader_for(keys);
                 parts.push(async move { loads.run_all(to_run, loader).await });
             }
             join_all(parts).await;

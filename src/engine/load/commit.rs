@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, join_all};
 use tracing::{Instrument, Span};
 
 use super::Loads;
-use super::fill::{Ready, Replaces, fill};
+use super::fill::{FillResult, ReplacedValue, ValueToStore, fill};
 use super::lease;
 use crate::engine::write::KeysAndTags;
 use crate::engine::write::pending::Write;
@@ -23,16 +23,16 @@ use crate::token::Token;
 use crate::vocabulary::{AnyValue, Version};
 
 /// The value or the error of a user's commit, without its type.
-pub(crate) type Returned = Box<dyn Any + Send>;
+pub(crate) type AnyReturn = Box<dyn Any + Send>;
 
 /// A user's commit, without its types.
-pub(crate) type Commit = BoxFuture<'static, Result<Returned, Returned>>;
+pub(crate) type Commit = BoxFuture<'static, Result<AnyReturn, AnyReturn>>;
 
 /// The value of a commit, and the version of the write that has brought the caches up to date, if there was one.
-type Stored = (Returned, Option<Version>);
+type CommitAndVersion = (AnyReturn, Option<Version>);
 
 /// The end of a [`Commit`], and what the change that followed has returned.
-pub(crate) type Committed<T> = Result<(Returned, T), CommitError<Returned, Returned>>;
+pub(crate) type CommitResult<T> = Result<(AnyReturn, T), CommitError<AnyReturn, AnyReturn>>;
 
 /// Runs a commit, and then carries out these invalidations, however it has ended: it may have landed. If the name of
 /// another one is too long, nothing is cached under it, and the caller is told.
@@ -40,20 +40,24 @@ pub(crate) fn invalidate_after(
     all: Vec<KeysAndTags>,
     too_long: Option<KeyTooLong>,
     commit: Commit,
-) -> BoxFuture<'static, Committed<()>> {
-    let held = all.iter().flat_map(KeysAndTags::held).collect();
+) -> BoxFuture<'static, CommitResult<()>> {
+    let writes_if_stopped = all.iter().flat_map(KeysAndTags::held).collect();
     let commit = async { commit.await.map(|value| (value, None)) };
     let follow = async move |_| {
         all_done(join_all(all.into_iter().map(KeysAndTags::carry_out)).await)?;
         too_long.map_or(Ok(()), |error| Err(error.into()))
     };
-    Box::pin(run(held, commit, follow))
+    Box::pin(run(writes_if_stopped, commit, follow))
 }
 
 impl Loads {
     /// A value that is to be written through: to the source alone, if the caches cannot store it.
-    pub(crate) fn ready(&self, key: &Key, value: Loaded<AnyValue>) -> Result<Ready, WriteError> {
-        let ready = Ready::from_loaded(&self.ctx, key, value, None);
+    pub(crate) fn ready(
+        &self,
+        key: &Key,
+        value: Loaded<AnyValue>,
+    ) -> Result<ValueToStore, WriteError> {
+        let ready = ValueToStore::from_loaded(&self.ctx, key, value, None);
         ready.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))
     }
 
@@ -66,9 +70,9 @@ impl Loads {
     pub(crate) fn write_through(
         &self,
         key: Key,
-        ready: Ready,
+        ready: ValueToStore,
         commit: Commit,
-    ) -> BoxFuture<'static, Committed<Token>> {
+    ) -> BoxFuture<'static, CommitResult<Token>> {
         let (task_ctx, leased) = (Arc::clone(&self.ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
@@ -76,28 +80,28 @@ impl Loads {
             let op = ctx.l1.in_flight.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
-            let value = lease::keep(ctx, &leases, commit).await?;
-            let ended = fill(ctx, &op, lease, ready, Replaces::Any).await;
-            let stored = ended.is_stored.then_some(ended.record.version);
+            let value = lease::renew_while(ctx, &leases, commit).await?;
+            let ended = fill(ctx, &op, lease, ready, ReplacedValue::Any).await;
+            let stored = (ended.result == FillResult::Stored).then_some(ended.record.version);
             Ok((value, stored))
         };
-        let held = vec![Write::new(&self.ctx, key.clone(), Step::INVALIDATE)];
+        let writes_if_stopped = vec![Write::new(&self.ctx, key.clone(), Step::INVALIDATE)];
         let writes = Arc::clone(&self.writes);
         let follow = async move |stored: Option<Version>| match stored {
             Some(version) => Ok(writes.token(version)),
             None => writes.invalidate([key], Duration::ZERO).await,
         };
-        Box::pin(run(held, commit, follow))
+        Box::pin(run(writes_if_stopped, commit, follow))
     }
 }
 
 /// Runs a commit, and then `follow`, which is given the write that has brought the caches up to date already, if there
-/// was one. If the runtime ends meanwhile, `held` is dropped, and so deferred.
+/// was one. If the runtime ends meanwhile, `writes_if_stopped` is dropped, and so deferred.
 async fn run<T: Send + 'static, F>(
-    held: Vec<Write>,
-    commit: impl Future<Output = Result<Stored, Returned>> + Send + 'static,
+    writes_if_stopped: Vec<Write>,
+    commit: impl Future<Output = Result<CommitAndVersion, AnyReturn>> + Send + 'static,
     follow: impl FnOnce(Option<Version>) -> F + Send + 'static,
-) -> Committed<T>
+) -> CommitResult<T>
 where
     F: Future<Output = Result<T, WriteError>> + Send + 'static,
 {
@@ -110,7 +114,7 @@ where
         let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
         // By other writes, which come after all that were called during the commit (rule 14).
         let changed = follow(stored).await;
-        held.into_iter().for_each(Write::withdraw);
+        writes_if_stopped.into_iter().for_each(Write::withdraw);
         let (value, _) = committed?;
         match changed {
             Ok(done) => Ok((value, done)),

@@ -1,5 +1,5 @@
 //! The result of a load: its value, or a fallback if it fails, or the error. Callers that come later get the fallback
-//! or the error for a while.
+//! or the error for a while: `may_load` says whether a key may be loaded now. `fallback` of `read/lookup` finds one.
 
 use futures::FutureExt;
 use tracing::warn;
@@ -15,7 +15,7 @@ use crate::l1::{LoadOutcome, Outcome, OutcomeKind};
 
 impl Loads {
     /// Waits for the outcome of a load.
-    pub(crate) async fn result_of(&self, key: &Key, flight: Flight) -> LoadOutcome {
+    pub(crate) async fn wait_for_result(&self, key: &Key, flight: Flight) -> LoadOutcome {
         match flight.wait().await {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.

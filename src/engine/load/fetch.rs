@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 use super::Loads;
-use super::fill::{self, Replaces};
-use super::lease::{self, Acquired, Goal};
-use super::loader::{LoadKey, Loader, Loading};
-use super::nested::{Behind, LoadId};
+use super::fill::{self, ReplacedValue};
+use super::lease::{self, LeaseOutcome, LoadReason};
+use super::loader::{LoadKey, Loader};
+use super::nested::{LoadId, QueuedLoads};
 use super::rounds::Rounds;
 use crate::ablation::{Rule, without};
 use crate::engine::backoff::Began;
@@ -43,7 +43,7 @@ pub(super) type Flight = SharedResult<LoadOutcome>;
 /// The load or refresh of one key, for the task that runs it.
 pub(crate) struct Fetch {
     pub(super) op: Op,
-    goal: Goal,
+    reason: LoadReason,
     pub(super) began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
     request: Option<LeaseRequest>,
@@ -59,21 +59,21 @@ pub(crate) struct Fetch {
 
 /// A load that its caller runs, and the loader to run it with.
 // The caller that comes first gets it, and has a task run it. Callers that come later have the flight alone.
-pub(crate) type ToRun = (Fetch, Loader);
+pub(crate) type FetchAndLoader = (Fetch, Loader);
 
 impl Fetch {
     /// Returns the flight of a load or refresh. If the caller began it, also returns the `Fetch`, which the caller must
     /// run.
     pub(super) fn from_join(
         join: Join<LoadOutcome>,
-        goal: Goal,
+        reason: LoadReason,
         previous: Option<AnyEntry>,
         began: Began,
         request: Option<LeaseRequest>,
     ) -> (Flight, Option<Self>) {
         let fetch = join.begun.map(|(op, sender)| Self {
             op,
-            goal,
+            reason,
             began,
             request,
             lease: None,
@@ -85,7 +85,7 @@ impl Fetch {
     }
 
     pub(super) fn is_refresh(&self) -> bool {
-        self.goal == Goal::Newer
+        self.reason == LoadReason::Refresh
     }
 
     fn id(&self) -> LoadId {
@@ -127,12 +127,12 @@ impl Loads {
         }
         let rest = fetches.get(MOST_IN_A_LOAD..).unwrap_or_default();
         let rest = rest.iter().map(|fetch| (fetch.op.key.clone(), fetch.id()));
-        let mut behind = Behind::new(rest);
+        let mut queued = QueuedLoads::new(rest);
         while !fetches.is_empty() {
             let rest = fetches.split_off(fetches.len().min(MOST_IN_A_LOAD));
-            self.run(mem::replace(&mut fetches, rest), &loader, &behind)
+            self.run(mem::replace(&mut fetches, rest), &loader, &queued)
                 .await;
-            behind.begin(MOST_IN_A_LOAD);
+            queued.begin(MOST_IN_A_LOAD);
         }
     }
 
@@ -141,8 +141,8 @@ impl Loads {
     ///
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
     /// as the notice of its end may be lost. [`Rounds`] says when.
-    async fn run(&self, fetches: Vec<Fetch>, loader: &Loader, behind: &Behind) {
-        let (ctx, options) = (&*self.ctx, &self.ctx.options);
+    async fn run(&self, fetches: Vec<Fetch>, loader: &Loader, queued: &QueuedLoads) {
+        let options = &self.ctx.options;
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (lease_wait, begun) = (options.tuned().lease_wait, Instant::now());
         let mut rounds = Rounds::new(is_refresh, lease_wait, poll_delays(), begun);
@@ -173,40 +173,10 @@ impl Loads {
                     answers = loading => answers,
                 }
             };
-            debug_assert_eq!(asked.len(), answers.len(), "one answer for each request");
             // Those that still wait were not asked for in this round.
             let (now, is_part) = (Instant::now(), !waiting.is_empty());
-            let mut ready = Vec::new();
-            for (mut fetch, answer) in mem::take(&mut asked).into_iter().zip(answers) {
-                match answer {
-                    Acquired::Found(record, source) => {
-                        fetch.end(Ok(Some(Outcome::fresh(record, source))));
-                    }
-                    Acquired::Lease(lease, previous) => {
-                        fetch.lease = Some(lease);
-                        fetch.previous = fetch.previous.or(previous);
-                        ready.push(fetch);
-                    }
-                    Acquired::Wait(left) => {
-                        if is_refresh && options.tuned().stale_wait.is_zero() {
-                            // From here on it only reads.
-                            loader.forget();
-                        }
-                        rounds.wait(left);
-                        waiting.push(fetch);
-                    }
-                    // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the
-                    // key is blocked (rule 14), or the cache is off, that is no failure of the source, so no pause.
-                    Acquired::NotAsked if is_refresh => {}
-                    // Another instance has had the lease and stored no value, or L2 stores no load for now.
-                    Acquired::Refused if is_refresh => ctx.backoff.yielded(&fetch.op.key),
-                    Acquired::Failed(_) if is_refresh => self.refresh_failed(&fetch.op.key, None),
-                    // It is loaded, and not stored.
-                    Acquired::NotAsked | Acquired::Refused | Acquired::Failed(_) => {
-                        ready.push(fetch);
-                    }
-                }
-            }
+            let asked = mem::take(&mut asked).into_iter();
+            let mut ready = self.accept(asked, answers, loader, &mut rounds, &mut waiting);
             // Otherwise there is no other round.
             if !waiting.is_empty() {
                 rounds.end(is_part, options.tuned().lease_wait, now);
@@ -218,15 +188,7 @@ impl Loads {
                     ready.append(&mut waiting);
                 }
             }
-            let load = (!ready.is_empty()).then(|| {
-                let keys = ready.iter().map(|fetch| LoadKey {
-                    loader_index: fetch.loader_index,
-                    key: fetch.op.key.clone(),
-                    previous: fetch.previous.clone(),
-                });
-                let loading = loader.load(keys.collect());
-                self.load_ready(ready, loading, behind)
-            });
+            let load = (!ready.is_empty()).then(|| self.load_ready(ready, loader, queued));
             if waiting.is_empty() {
                 // The last load. Mostly it is the only one.
                 join(OptionFuture::from(load), all_ended(&mut loads)).await;
@@ -238,20 +200,66 @@ impl Loads {
         }
     }
 
+    /// Carries out the answers to requests for leases: ends the keys that have a value, adds those that wait for another
+    /// instance to `waiting`, and returns those that are loaded now.
+    fn accept(
+        &self,
+        asked: impl ExactSizeIterator<Item = Fetch>,
+        answers: Vec<LeaseOutcome>,
+        loader: &Loader,
+        rounds: &mut Rounds<impl Iterator<Item = Duration>>,
+        waiting: &mut Vec<Fetch>,
+    ) -> Vec<Fetch> {
+        debug_assert_eq!(asked.len(), answers.len(), "one answer for each request");
+        let (ctx, mut ready) = (&*self.ctx, Vec::new());
+        for (mut fetch, answer) in asked.zip(answers) {
+            let is_refresh = fetch.is_refresh();
+            match answer {
+                LeaseOutcome::Found(record, source) => {
+                    fetch.end(Ok(Some(Outcome::fresh(record, source))));
+                }
+                LeaseOutcome::Lease(lease, previous) => {
+                    fetch.lease = Some(lease);
+                    fetch.previous = fetch.previous.or(previous);
+                    ready.push(fetch);
+                }
+                LeaseOutcome::Wait(left) => {
+                    if is_refresh && ctx.options.tuned().stale_wait.is_zero() {
+                        // From here on it only reads.
+                        loader.forget();
+                    }
+                    rounds.note_held(left);
+                    waiting.push(fetch);
+                }
+                // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the key
+                // is blocked (rule 14), or the cache is off, that is no failure of the source, so no pause.
+                LeaseOutcome::NotAsked if is_refresh => {}
+                // Another instance has had the lease and stored no value, or L2 stores no load for now.
+                LeaseOutcome::Refused if is_refresh => ctx.backoff.yielded(&fetch.op.key),
+                LeaseOutcome::Failed(_) if is_refresh => self.refresh_failed(&fetch.op.key, None),
+                // It is loaded, and not stored.
+                LeaseOutcome::NotAsked | LeaseOutcome::Refused | LeaseOutcome::Failed(_) => {
+                    ready.push(fetch);
+                }
+            }
+        }
+        ready
+    }
+
     /// Asks for the leases of some keys.
     async fn ask_for_leases(
         &self,
         asked: &mut [Fetch],
         rounds: &Rounds<impl Iterator<Item = Duration>>,
-    ) -> Vec<Acquired> {
+    ) -> Vec<LeaseOutcome> {
         let (ctx, slice) = (&*self.ctx, &SharedTimeSlice::begin());
         let answers = asked.iter_mut().map(|it| {
-            let (goal, request) = (it.goal, it.request.as_mut());
-            if goal == Goal::Unread {
+            let (reason, request) = (it.reason, it.request.as_mut());
+            if reason == LoadReason::Unread {
                 // A later round asks only for what another load has stored.
-                it.goal = Goal::Missing { at_least: None };
+                it.reason = LoadReason::Missing { at_least: None };
             }
-            lease::acquire(ctx, &it.op, goal, request, rounds.until(), slice)
+            lease::acquire(ctx, &it.op, reason, request, rounds.until(), slice)
         });
         let mut answers: Vec<_> = answers.collect();
         if answers.len() == 1
@@ -291,11 +299,17 @@ impl Loads {
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load_ready(&self, fetches: Vec<Fetch>, loading: Loading, behind: &Behind) {
+    async fn load_ready(&self, fetches: Vec<Fetch>, loader: &Loader, queued: &QueuedLoads) {
+        let asked = fetches.iter().map(|fetch| LoadKey {
+            loader_index: fetch.loader_index,
+            key: fetch.op.key.clone(),
+            previous: fetch.previous.clone(),
+        });
+        let loading = loader.load(asked.collect());
         let keys = fetches.iter().map(|fetch| (&fetch.op.key, fetch.lease));
         let keys: Vec<_> = keys.collect();
         let ids = fetches.iter().map(Fetch::id).collect();
-        let loaded: Vec<_> = match self.call(loading, &keys, ids, behind.clone()).await {
+        let loaded: Vec<_> = match self.call(loading, &keys, ids, queued.clone()).await {
             Ok(values) => values.into_iter().map(Ok).collect(),
             Err(error) => {
                 if fetches.iter().any(Fetch::is_refresh) {
@@ -336,8 +350,8 @@ impl Loads {
     ) {
         let (key, lease) = (&fetch.op.key, fetch.lease);
         let replaces = match &fetch.previous {
-            Some(previous) => Replaces::Stale(previous.record()),
-            None => Replaces::Nothing,
+            Some(previous) => ReplacedValue::Stale(previous.record()),
+            None => ReplacedValue::Nothing,
         };
         #[cfg(larder_ablation)]
         let lease = match loaded {
@@ -346,10 +360,10 @@ impl Loads {
             }
             _ => lease,
         };
-        let stored = fill::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
+        let stored = fill::fill_or_give_back(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.record.is_stored());
         if let Ok(Some(ended)) = &stored
-            && !ended.may_be_stored
+            && ended.result == fill::FillResult::Unstorable
             && fetch.previous.is_some()
         {
             is_done = self.remove_former(key).await;

@@ -13,7 +13,7 @@ use crate::loaded::Loaded;
 use crate::vocabulary::{AnyValue, Source};
 
 /// The value that a loaded one replaces.
-pub(crate) enum Replaces<'a> {
+pub(crate) enum ReplacedValue<'a> {
     /// No value that an instance may hold.
     Nothing,
     /// This one, which is stale. Other instances may hold it, and refresh it when it is asked for there.
@@ -22,7 +22,7 @@ pub(crate) enum Replaces<'a> {
     Any,
 }
 
-impl Replaces<'_> {
+impl ReplacedValue<'_> {
     fn previous(&self) -> Option<&SharedRecord> {
         match self {
             Self::Stale(previous) => Some(previous),
@@ -32,14 +32,14 @@ impl Replaces<'_> {
 }
 
 /// A value for the callers of a load, or of another source.
-pub(crate) struct Ready {
+pub(crate) struct ValueToStore {
     pub(crate) value: AnyValue,
     /// `None` if the value is not to be stored, or cannot be stored with its options.
-    pub(crate) stored_as: Option<StoredAs>,
+    pub(crate) store_options: Option<StoreOptions>,
 }
 
 /// The options with which L2 gets a value.
-pub(crate) struct StoredAs {
+pub(crate) struct StoreOptions {
     ttls: Ttls,
     pub(crate) tags: Vec<Key>,
     /// The record of the value, if its source has not changed it, and its tags stay.
@@ -51,25 +51,33 @@ pub(crate) struct FillOutcome {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
     pub(crate) record: SharedRecord,
     pub(crate) source: Source,
-    /// Whether the value can be stored, and its loader lets it be. Otherwise an older value must go.
-    pub(crate) may_be_stored: bool,
-    pub(crate) is_stored: bool,
+    pub(crate) result: FillResult,
+}
+
+/// What has become of a value that was to be stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FillResult {
+    Stored,
     /// The lease was lost, to a change of the key or to another load.
-    pub(crate) is_overtaken: bool,
+    Overtaken,
+    /// It was not sent, or L2 did not take it.
+    NotStored,
+    /// It cannot be stored, or its loader does not let it be: an older value must go.
+    Unstorable,
 }
 
 /// Stores a loader's value in L2, if its lease still stands, and then in L1. If the loader has failed, or knows no such
 /// key, gives the lease back.
-pub(crate) async fn store(
+pub(crate) async fn fill_or_give_back(
     ctx: &Context,
     op: &Op,
     lease: Option<Lease>,
     loaded: Result<Option<Loaded<AnyValue>>, LoadError>,
-    replaces: Replaces<'_>,
+    replaces: ReplacedValue<'_>,
 ) -> Result<Option<FillOutcome>, LoadError> {
     let ready = loaded.and_then(|loaded| {
-        let ready =
-            loaded.map(|loaded| Ready::from_loaded(ctx, &op.key, loaded, replaces.previous()));
+        let ready = loaded
+            .map(|loaded| ValueToStore::from_loaded(ctx, &op.key, loaded, replaces.previous()));
         let ready = ready.map(|ready| {
             ready.ok_or_else(|| {
                 ctx.counters.load_failures.bump();
@@ -93,20 +101,20 @@ pub(crate) async fn fill(
     ctx: &Context,
     op: &Op,
     lease: Option<Lease>,
-    ready: Ready,
-    replaces: Replaces<'_>,
+    ready: ValueToStore,
+    replaces: ReplacedValue<'_>,
 ) -> FillOutcome {
     // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
     // invalidations are looked at, as one that comes later makes these states void.
-    let names = (ready.stored_as.as_ref()).map_or(&[][..], |stored_as| &stored_as.tags);
-    let tags = ctx.l1.tags(names);
+    let names = (ready.store_options.as_ref()).map_or(&[][..], |store_options| &store_options.tags);
+    let tags = ctx.l1.register_tags(names);
     // Once more, as the lease was asked for earlier. L2 has not heard of what was deferred since, so the lease stands.
     let is_blocked = ctx.is_blocked(&op.key) || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
-    let publishes = matches!(replaces, Replaces::Any);
-    let mut may_be_stored = ready.stored_as.is_some();
-    let sent = match (lease, &ready.stored_as) {
-        (Some(lease), Some(stored_as)) if !is_blocked => {
-            let sent = stored_as.send(ctx, &op.key, &ready.value, lease, publishes);
+    let publishes = matches!(replaces, ReplacedValue::Any);
+    let mut may_be_stored = ready.store_options.is_some();
+    let sent = match (lease, &ready.store_options) {
+        (Some(lease), Some(store_options)) if !is_blocked => {
+            let sent = store_options.send(ctx, &op.key, &ready.value, lease, publishes);
             let sent = sent.await;
             may_be_stored = !matches!(sent, Ok(None));
             sent
@@ -123,19 +131,27 @@ pub(crate) async fn fill(
             None
         }
     };
-    let (now, Ready { value, stored_as }) = (ctx.now(), ready);
-    let is_stored = matches!(filled, Some(Fill::Stored(_)));
-    let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
+    let (
+        now,
+        ValueToStore {
+            value,
+            store_options,
+        },
+    ) = (ctx.now(), ready);
+    let result = match &filled {
+        Some(Fill::Stored(_)) => FillResult::Stored,
+        Some(Fill::Rejected(_)) => FillResult::Overtaken,
+        None if may_be_stored => FillResult::NotStored,
+        None => FillResult::Unstorable,
+    };
     let ended = |record, source| FillOutcome {
         record,
         source,
-        may_be_stored,
-        is_stored,
-        is_overtaken,
+        result,
     };
-    match (filled, stored_as) {
-        (Some(Fill::Stored(stamp)), Some(stored_as)) => {
-            let lifetime = stored_as.ttls.lifetime(stamp.written_at);
+    match (filled, store_options) {
+        (Some(Fill::Stored(stamp)), Some(store_options)) => {
+            let lifetime = store_options.ttls.lifetime(stamp.written_at);
             let fresh = (ctx.convert).record(&op.key, value, stamp, lifetime, tags, now);
             if publishes {
                 ctx.l1.put_inserted(op, &fresh);
@@ -170,7 +186,7 @@ pub(crate) async fn fill(
     ended(record, Source::Loader)
 }
 
-impl Ready {
+impl ValueToStore {
     /// A value that a loader or another source has returned, or the one that it found unchanged. `None` if there is no
     /// value.
     pub(crate) fn from_loaded(
@@ -188,21 +204,24 @@ impl Ready {
             Some(previous) => Ok(previous.tags().names()),
             None => ctx.convert.tags(key, &value, tags),
         };
-        let stored_as = if loaded.may_be_stored {
+        let store_options = if loaded.may_be_stored {
             ctx.convert.stored_as(&value, &ttls, tags).ok()
         } else {
             None
         };
-        let stored_as = stored_as.map(|(ttls, tags)| StoredAs {
+        let store_options = store_options.map(|(ttls, tags)| StoreOptions {
             ttls,
             tags,
             unchanged: unchanged.cloned(),
         });
-        Some(Self { value, stored_as })
+        Some(Self {
+            value,
+            store_options,
+        })
     }
 }
 
-impl StoredAs {
+impl StoreOptions {
     /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if the value cannot be
     /// encoded.
     async fn send(

@@ -14,27 +14,27 @@ use crate::engine::read::tags::{self, Proof};
 use crate::entry::{AnyEntry, FALLBACK};
 use crate::error::L2Error;
 use crate::key::Key;
-use crate::l1::{MISS, Op, SharedRecord};
-use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
+use crate::l1::{NoValue, Op, SharedRecord};
+use crate::l2::{AcceptedValue, Lease, LeaseReply, LeaseRequest};
 use crate::util::time_slice::SharedTimeSlice;
 use crate::vocabulary::{Source, Version};
 
 /// How many values that cannot be read a refresh tries to replace, if each is another one.
-const REPLACED: usize = 4;
+const MAX_UNREADABLE: usize = 4;
 
 /// Why a key is loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Goal {
+pub(crate) enum LoadReason {
     /// L1 did not have it, and L2 was not asked yet: the request for the lease is the read of its callers.
     Unread,
     /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
     Missing { at_least: Option<Version> },
     /// Its value is stale, or soon will be.
-    Newer,
+    Refresh,
 }
 
 /// The answer to a request for the lease.
-pub(crate) enum Acquired {
+pub(crate) enum LeaseOutcome {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
     Found(SharedRecord, Source),
     /// The lease is granted: load, then fill. With the value that one of the levels has kept past its TTL.
@@ -53,7 +53,7 @@ pub(crate) enum Acquired {
 pub(crate) type Leased<'a> = (&'a Key, Option<Lease>);
 
 /// The request with which a load asks for the lease, each time.
-pub(crate) fn request(ctx: &Context, want: Want) -> LeaseRequest {
+pub(crate) fn request(ctx: &Context, want: AcceptedValue) -> LeaseRequest {
     LeaseRequest {
         ttl: ctx.options.lease_ttl,
         want,
@@ -73,37 +73,37 @@ async fn ask(ctx: &Context, key: &str, mut request: LeaseRequest) -> Result<Leas
 pub(crate) async fn acquire(
     ctx: &Context,
     op: &Op,
-    goal: Goal,
+    reason: LoadReason,
     request: Option<&mut LeaseRequest>,
     until: Instant,
     slice: &SharedTimeSlice,
-) -> Acquired {
+) -> LeaseOutcome {
     let key = &op.key;
-    let is_refresh = goal == Goal::Newer;
+    let is_refresh = reason == LoadReason::Refresh;
     // An earlier load may have ended since the caller's look-up.
-    let at_least = match goal {
-        Goal::Missing { at_least } => at_least,
-        Goal::Unread | Goal::Newer => None,
+    let at_least = match reason {
+        LoadReason::Missing { at_least } => at_least,
+        LoadReason::Unread | LoadReason::Refresh => None,
     };
     if !is_refresh
         && let Some(record) = get_proven(ctx, op)
         && at_least.is_none_or(|write| ctx.l1.is_at_least(&record, write))
     {
-        if goal == Goal::Unread {
+        if reason == LoadReason::Unread {
             ctx.counters.l1_hits.bump();
         }
-        return Acquired::Found(record, Source::L1);
+        return LeaseOutcome::Found(record, Source::L1);
     }
     // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
     let Some(request) = request.filter(|_| !ctx.is_blocked(key)) else {
-        return Acquired::NotAsked;
+        return LeaseOutcome::NotAsked;
     };
     #[cfg(larder_ablation)]
     if is_refresh && without(Rule::RefreshLease) {
         let (token, epoch) = (0, 0);
-        return Acquired::Lease(Lease { token, epoch }, None);
+        return LeaseOutcome::Lease(Lease { token, epoch }, None);
     }
-    let (is_unread, mut attempts) = (goal == Goal::Unread, 0);
+    let (is_unread, mut attempts) = (reason == LoadReason::Unread, 0);
     loop {
         let reply = ask(ctx, key, *request).await;
         let is_read = is_unread && attempts == 0;
@@ -111,7 +111,7 @@ pub(crate) async fn acquire(
             Ok(LeaseReply::Hit(_)) => {}
             // Plain reads may be answered all the same.
             Err(_) if is_unread => ctx.breaker.recent_misses.forget(),
-            _ if is_read => end_read(ctx, op, &Err(MISS)),
+            _ if is_read => end_read(ctx, op, &Err(NoValue::MISS)),
             _ => {}
         }
         let (lease, kept) = match reply {
@@ -126,29 +126,29 @@ pub(crate) async fn acquire(
                         } else {
                             ctx.l1.put_read(op, &fresh);
                         }
-                        return Acquired::Found(fresh, Source::L2);
+                        return LeaseOutcome::Found(fresh, Source::L2);
                     }
                     Err(instead) => request.want = instead,
                 }
                 // A writer of another release may store unreadable values again and again: the limit ends the loop. A
                 // refresh gives up sooner, as its callers have the stale value.
                 attempts += 1;
-                if Instant::now() >= until || is_refresh && attempts == REPLACED {
-                    return Acquired::Failed(None);
+                if Instant::now() >= until || is_refresh && attempts == MAX_UNREADABLE {
+                    return LeaseOutcome::Failed(None);
                 }
                 continue;
             }
             Ok(LeaseReply::Granted(lease)) => (lease, None),
             Ok(LeaseReply::Replace(lease, kept)) => (lease, Some(kept)),
             Ok(LeaseReply::Wait(longest)) => {
-                if request.want == Want::Nothing {
+                if request.want == AcceptedValue::NoValue {
                     // The value that the other load fills may well be readable.
-                    request.want = Want::Any;
+                    request.want = AcceptedValue::Any;
                 }
-                return Acquired::Wait(longest);
+                return LeaseOutcome::Wait(longest);
             }
-            Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Refused,
-            Err(error) => return Acquired::Failed(Some(error)),
+            Ok(LeaseReply::Hold | LeaseReply::Miss) => return LeaseOutcome::Refused,
+            Err(error) => return LeaseOutcome::Failed(Some(error)),
         };
         // A refresh has the value that it replaces.
         let previous = if is_refresh {
@@ -157,7 +157,7 @@ pub(crate) async fn acquire(
             slice.turn().await;
             previous(ctx, key, kept.as_deref()).await
         };
-        return Acquired::Lease(lease, previous);
+        return LeaseOutcome::Lease(lease, previous);
     }
 }
 
@@ -174,7 +174,7 @@ pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
     if ctx.is_blocked(key) {
         return None;
     }
-    match ask(ctx, key, request(ctx, Want::Anew)).await {
+    match ask(ctx, key, request(ctx, AcceptedValue::NewLoad)).await {
         Ok(LeaseReply::Granted(lease)) => Some(lease),
         _ => None,
     }
@@ -182,8 +182,8 @@ pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
 
 /// The value that the load of a missing key replaces: the value that L2 has kept past its TTL, or else L1's value.
 async fn previous(ctx: &Context, key: &Key, kept: Option<&[u8]>) -> Option<AnyEntry> {
-    let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
-    if longest.is_zero() {
+    let (now, fallback_time) = (ctx.now(), ctx.options.stale_if_error);
+    if fallback_time.is_zero() {
         return None;
     }
     let (record, source) = if let Some(bytes) = kept
@@ -191,13 +191,17 @@ async fn previous(ctx: &Context, key: &Key, kept: Option<&[u8]>) -> Option<AnyEn
     {
         (record, Source::L2)
     } else {
-        (ctx.l1.get_kept(key, now, longest, None)?, Source::L1)
+        (
+            ctx.l1.get_fallback(key, now, fallback_time, None)?,
+            Source::L1,
+        )
     };
-    (record.is_kept(now, longest)).then(|| AnyEntry::new(record, now, source).with(FALLBACK))
+    (record.is_fallback_at(now, fallback_time))
+        .then(|| AnyEntry::new(record, now, source).with(FALLBACK))
 }
 
 /// Renews leases until `used` has ended. A lease that was lost shows when it is used.
-pub(crate) async fn keep<K: Borrow<Key>, T>(
+pub(crate) async fn renew_while<K: Borrow<Key>, T>(
     ctx: &Context,
     leases: &[(K, Option<Lease>)],
     used: impl Future<Output = T>,

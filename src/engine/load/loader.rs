@@ -1,6 +1,7 @@
 //! A user's loader without its types, and the limits that it runs in: how many at once, for how long, under which
 //! leases.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::Loads;
 use super::lease::{self, Leased};
-use super::nested::{self, Behind, LoadId, LoaderCall};
+use super::nested::{self, LoadId, LoaderCall, QueuedLoads};
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -33,21 +34,34 @@ pub(crate) struct Loader(UserLoader);
 #[derive(Clone)]
 enum UserLoader {
     /// Of one key. `None` once it was called.
-    One(Arc<Mutex<Option<LoadOne>>>),
-    Many(Arc<LoadMany>),
+    One(Arc<Mutex<Option<OneKeyLoader>>>),
+    Many(Arc<ManyKeysLoader>),
 }
 
 /// The user's loader of one key, which is given the previous value. The user's code begins when the future is polled.
-pub(crate) type LoadOne = Box<dyn FnOnce(Option<AnyEntry>) -> LoadingOne + Send>;
-type LoadingOne = BoxFuture<'static, Result<Loaded<AnyValue>, BoxError>>;
+pub(crate) type OneKeyLoader = Box<dyn FnOnce(Option<AnyEntry>) -> OneKeyFuture + Send>;
+type OneKeyFuture = BoxFuture<'static, Result<Loaded<AnyValue>, BoxError>>;
 
 /// The user's loader of many keys, which are named by their numbers and given with their previous values. Returns the
 /// texts of keys with their values.
-pub(crate) type LoadMany = dyn Fn(Vec<(usize, Option<AnyEntry>)>) -> LoadingMany + Send + Sync;
-type LoadingMany = BoxFuture<'static, Result<NamedValues, BoxError>>;
+pub(crate) type ManyKeysLoader =
+    dyn Fn(Vec<(usize, Option<AnyEntry>)>) -> ManyKeysFuture + Send + Sync;
+type ManyKeysFuture = BoxFuture<'static, Result<NamedValues, BoxError>>;
 type NamedValues = Vec<(Key, Loaded<AnyValue>)>;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A key without its type, for the loader of its cache.
+pub(crate) type AnyKey = Box<dyn Any + Send>;
+
+/// Makes the loader of a key.
+pub(crate) type LoaderForKey = Arc<dyn Fn(AnyKey) -> Loader + Send + Sync>;
+
+/// Makes the loader of some keys.
+pub(crate) type LoaderForKeys = Arc<dyn Fn(Vec<AnyKey>) -> Loader + Send + Sync>;
+
+/// Makes the loader for keys of a call, by their indexes in it.
+pub(crate) type LoaderForIndexes<'a> = dyn Fn(&[usize]) -> Loader + Send + Sync + 'a;
 
 /// A key of a call of a loader.
 pub(crate) struct LoadKey {
@@ -62,11 +76,11 @@ pub(crate) struct LoadKey {
 pub(crate) type LoadedValues = Vec<Option<Loaded<AnyValue>>>;
 
 /// A call of a loader, which begins when this is polled.
-pub(crate) type Loading = BoxFuture<'static, Result<LoadedValues, BoxError>>;
+pub(crate) type LoaderFuture = BoxFuture<'static, Result<LoadedValues, BoxError>>;
 
 impl Loader {
     /// Calls the loader. The user's code begins when the call is polled.
-    pub(crate) fn load(&self, keys: Vec<LoadKey>) -> Loading {
+    pub(crate) fn load(&self, keys: Vec<LoadKey>) -> LoaderFuture {
         match &self.0 {
             UserLoader::One(load) => {
                 let load = lock(load).take();
@@ -115,11 +129,11 @@ impl Loader {
         }
     }
 
-    pub(crate) fn of_one(load: LoadOne) -> Self {
+    pub(crate) fn of_one(load: OneKeyLoader) -> Self {
         Self(UserLoader::One(Arc::new(Mutex::new(Some(load)))))
     }
 
-    pub(crate) fn of_many(load: Arc<LoadMany>) -> Self {
+    pub(crate) fn of_many(load: Arc<ManyKeysLoader>) -> Self {
         Self(UserLoader::Many(load))
     }
 }
@@ -149,23 +163,23 @@ impl Loads {
     /// they would wait for it.
     pub(super) async fn call(
         &self,
-        loading: Loading,
+        loading: LoaderFuture,
         keys: &[Leased<'_>],
         ids: Vec<LoadId>,
-        behind: Behind,
+        queued: QueuedLoads,
     ) -> Result<LoadedValues, LoadError> {
         let limit = self.ctx.options.tuned().load_timeout;
-        self.call_within(limit, loading, keys, ids, behind).await
+        self.call_within(limit, loading, keys, ids, queued).await
     }
 
     /// As [`call`](Self::call), with this limit to the time that the call may take.
     pub(super) async fn call_within(
         &self,
         limit: Duration,
-        loading: Loading,
+        loading: LoaderFuture,
         keys: &[Leased<'_>],
         ids: Vec<LoadId>,
-        behind: Behind,
+        queued: QueuedLoads,
     ) -> Result<LoadedValues, LoadError> {
         debug_assert_eq!(keys.len(), ids.len(), "each key has a load");
         let ctx = &*self.ctx;
@@ -183,7 +197,7 @@ impl Loads {
         let loads = keys.iter().map(|(key, _)| (*key).clone()).zip(ids);
         let permits = Arc::clone(&self.permits.loads);
         let load =
-            LoaderCall::new(ctx.instance, loads.collect(), behind, permits).run(async move {
+            LoaderCall::new(ctx.instance, loads.collect(), queued, permits).run(async move {
                 counted.loads.bump();
                 let began = clock.now();
                 let loaded = loading.await;
@@ -193,7 +207,7 @@ impl Loads {
         // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));
         let load = timeout(limit, AbortOnDropHandle::new(load));
-        let loaded = match lease::keep(ctx, keys, load).await {
+        let loaded = match lease::renew_while(ctx, keys, load).await {
             Ok(Ok((loaded, took))) => {
                 (loaded.map(|values| (values, took))).map_err(LoadError::loader)
             }

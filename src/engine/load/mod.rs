@@ -3,7 +3,7 @@
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves. [`Loads`] is the
 //! entry.
 //!
-//! - [`get`]: the callers of a load
+//! - [`get`]: the callers of a load; [`get_many`]: those of loads of several keys
 //! - [`fetch`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
 //! - [`rounds`]: when it asks again for leases that other instances have
 //! - [`lease`]: one load of a key in the fleet
@@ -13,18 +13,20 @@
 //! - [`permits`]: how many loaders run at once
 //! - [`fallbacks`]: values or errors for the callers of a load that failed, and for those that come soon after
 //! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
-//! - [`batches`]: loads of single keys that become one call of a loader
+//! - [`cache_loader`]: which loader loads a key; [`batches`]: loads of single keys that become one call of it
 //! - [`verify`]: a sample of hits is compared with the source
 //! - [`warm`]: keys that nobody has looked up yet
 //! - [`partitions`]: calls for keys of several partitions
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
 
 mod batches;
+mod cache_loader;
 mod commit;
 mod fallbacks;
 mod fetch;
 mod fill;
 mod get;
+mod get_many;
 mod lease;
 pub(crate) mod loader;
 mod nested;
@@ -39,8 +41,10 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-pub(crate) use self::batches::{AnyKey, Batches, CacheLoader, Load, LoaderOfKeys};
-pub(crate) use self::commit::{Commit, Committed, Returned, invalidate_after};
+pub(crate) use self::batches::Batches;
+pub(crate) use self::cache_loader::{CacheLoader, LoaderSource};
+pub(crate) use self::commit::{AnyReturn, Commit, CommitResult, invalidate_after};
+pub(crate) use self::loader::{AnyKey, LoaderForKeys};
 pub(crate) use self::partitions::PartitionLoads;
 use self::permits::LoadPermits;
 pub use self::verify::Mismatch;
@@ -51,7 +55,7 @@ use super::write::Writes;
 use crate::options::{MOST_LOADS, Options};
 
 /// How many hits are checked at the same time. One that comes then is not checked.
-const CHECKED: usize = 64;
+const MAX_CHECKS: usize = 64;
 
 /// The calls that may run a loader.
 pub(crate) struct Loads {
@@ -74,7 +78,7 @@ impl Permits {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             loads: Arc::new(LoadPermits::new(options.max_concurrent_loads)),
-            checks: Arc::new(Semaphore::new(CHECKED)),
+            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
         }
     }
 

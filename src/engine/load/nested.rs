@@ -28,19 +28,19 @@ use crate::util::shared_result::SharedResult;
 
 task_local! {
     /// The call of the loader that runs in this task.
-    static HERE: Arc<LoaderCall>;
+    static CURRENT_CALL: Arc<LoaderCall>;
 }
 
 /// Whether the caller is a loader.
 pub(super) fn is_in_loader() -> bool {
-    HERE.try_with(|_| ()).is_ok()
+    CURRENT_CALL.try_with(|_| ()).is_ok()
 }
 
 /// A call of a user's loader, of one key or more.
 pub(super) struct LoaderCall {
     instance: u64,
     loads: Vec<(Key, LoadId)>,
-    behind: Behind,
+    queued: QueuedLoads,
     permits: Arc<LoadPermits>,
     /// How many loads the call waits for.
     waits: AtomicUsize,
@@ -71,14 +71,14 @@ impl LoadId {
 
 /// Loads that begin when a call has ended: a caller that waits for one of them waits for the call.
 #[derive(Clone, Default)]
-pub(super) struct Behind {
+pub(super) struct QueuedLoads {
     /// `None` if there are none, as mostly.
     all: Option<Arc<[(Key, LoadId)]>>,
     /// How many of them have begun.
     begun: usize,
 }
 
-impl Behind {
+impl QueuedLoads {
     pub(super) fn new(loads: impl ExactSizeIterator<Item = (Key, LoadId)>) -> Self {
         Self {
             all: (loads.len() > 0).then(|| loads.collect()),
@@ -100,13 +100,13 @@ impl LoaderCall {
     pub(super) fn new(
         instance: u64,
         loads: Vec<(Key, LoadId)>,
-        behind: Behind,
+        queued: QueuedLoads,
         permits: Arc<LoadPermits>,
     ) -> Arc<Self> {
         Arc::new(Self {
             instance,
             loads,
-            behind,
+            queued,
             permits,
             waits: AtomicUsize::new(0),
         })
@@ -117,7 +117,7 @@ impl LoaderCall {
     pub(super) async fn run<T>(self: Arc<Self>, code: impl Future<Output = T>) -> T {
         // Dropped after the code, whose destructors belong to it.
         let mut permit;
-        let mut code = pin!(HERE.scope(Arc::clone(&self), code));
+        let mut code = pin!(CURRENT_CALL.scope(Arc::clone(&self), code));
         loop {
             permit = Some(self.permits.acquire().await);
             let ended = poll_fn(|cx| match code.as_mut().poll(cx) {
@@ -142,8 +142,8 @@ impl LoaderCall {
 
 /// The load of a key in a cache of this process.
 #[derive(Clone, PartialEq, Eq)]
-struct OneLoad {
-    place: InstanceKey,
+struct LoadRef {
+    instance_key: InstanceKey,
     /// See [`LoadId::address`].
     id: usize,
 }
@@ -157,7 +157,7 @@ struct InstanceKey {
 
 /// A load that a call of a loader waits for.
 struct AwaitedLoad {
-    load: OneLoad,
+    load: LoadRef,
     /// For the name of the cache.
     options: Arc<Options>,
 }
@@ -169,7 +169,7 @@ static WAITS: LazyLock<Mutex<Waits>> = LazyLock::new(Mutex::default);
 #[derive(Default)]
 struct Waits {
     /// By the address of the call.
-    of_calls: HashMap<usize, Vec<AwaitedLoad>>,
+    awaited_by_call: HashMap<usize, Vec<AwaitedLoad>>,
     /// By the key of a load: the id of the load, and the address of the waiting call that runs the load.
     calls: HashMap<InstanceKey, Vec<(usize, usize)>>,
 }
@@ -177,32 +177,35 @@ struct Waits {
 impl Waits {
     fn add(&mut self, call: &Arc<LoaderCall>, awaited: AwaitedLoad) {
         let address = address(call);
-        let of_call = self.of_calls.entry(address).or_default();
-        if of_call.is_empty() {
-            for OneLoad { place, id } in loads_of(call) {
-                self.calls.entry(place).or_default().push((id, address));
+        let all_awaited = self.awaited_by_call.entry(address).or_default();
+        if all_awaited.is_empty() {
+            for LoadRef { instance_key, id } in loads_of(call) {
+                self.calls
+                    .entry(instance_key)
+                    .or_default()
+                    .push((id, address));
             }
         }
-        of_call.push(awaited);
+        all_awaited.push(awaited);
     }
 
-    fn remove(&mut self, call: &Arc<LoaderCall>, load: &OneLoad) {
+    fn remove(&mut self, call: &Arc<LoaderCall>, load: &LoadRef) {
         let address = address(call);
-        let Some(of_call) = self.of_calls.get_mut(&address) else {
+        let Some(awaited) = self.awaited_by_call.get_mut(&address) else {
             return;
         };
-        if let Some(index) = of_call.iter().position(|awaited| awaited.load == *load) {
-            of_call.swap_remove(index);
+        if let Some(index) = awaited.iter().position(|awaited| awaited.load == *load) {
+            awaited.swap_remove(index);
         }
-        if !of_call.is_empty() {
+        if !awaited.is_empty() {
             return;
         }
-        self.of_calls.remove(&address);
-        for OneLoad { place, .. } in loads_of(call) {
-            if let Some(calls) = self.calls.get_mut(&place) {
+        self.awaited_by_call.remove(&address);
+        for LoadRef { instance_key, .. } in loads_of(call) {
+            if let Some(calls) = self.calls.get_mut(&instance_key) {
                 calls.retain(|(_, of)| *of != address);
                 if calls.is_empty() {
-                    self.calls.remove(&place);
+                    self.calls.remove(&instance_key);
                 }
             }
         }
@@ -224,16 +227,16 @@ impl Waits {
             // A load that nobody joins has the lease of its key, for which any other load of the key waits.
             let is_own = |(key, id): &(Key, LoadId)| {
                 let is_same = matches!(id, LoadId::Anew(_)) || is_it(id.address());
-                *key == load.place.key && is_same
+                *key == load.instance_key.key && is_same
             };
-            let mut own = call.loads.iter().chain(call.behind.iter());
-            if call.instance == load.place.instance && own.any(is_own) {
+            let mut own = call.loads.iter().chain(call.queued.iter());
+            if call.instance == load.instance_key.instance && own.any(is_own) {
                 return Some(names(&reached, next));
             }
-            let calls = self.calls.get(&load.place).into_iter().flatten();
+            let calls = self.calls.get(&load.instance_key).into_iter().flatten();
             for &(_, of) in calls.filter(|(id, _)| is_it(*id)) {
                 if seen.insert(of) {
-                    let further = self.of_calls.get(&of).into_iter().flatten();
+                    let further = self.awaited_by_call.get(&of).into_iter().flatten();
                     reached.extend(further.map(|awaited| (awaited, Some(next))));
                 }
             }
@@ -250,7 +253,7 @@ fn names(reached: &[(&AwaitedLoad, Option<usize>)], last: usize) -> String {
     while let Some((awaited, from)) = index.and_then(|index| reached.get(index)) {
         way.push(format!(
             "{}:{}",
-            awaited.options.namespace, awaited.load.place.key
+            awaited.options.namespace, awaited.load.instance_key.key
         ));
         index = *from;
     }
@@ -263,10 +266,10 @@ fn address(call: &Arc<LoaderCall>) -> usize {
     Arc::as_ptr(call).addr()
 }
 
-fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
-    let loads = call.loads.iter().chain(call.behind.iter());
-    loads.map(|(key, id)| OneLoad {
-        place: InstanceKey {
+fn loads_of(call: &LoaderCall) -> impl Iterator<Item = LoadRef> {
+    let loads = call.loads.iter().chain(call.queued.iter());
+    loads.map(|(key, id)| LoadRef {
+        instance_key: InstanceKey {
             instance: call.instance,
             key: key.clone(),
         },
@@ -277,7 +280,7 @@ fn loads_of(call: &LoaderCall) -> impl Iterator<Item = OneLoad> {
 /// A call of a loader waits for a load until this is dropped.
 pub(super) struct Waiting {
     call: Arc<LoaderCall>,
-    load: OneLoad,
+    load: LoadRef,
     /// Held, so that no other load has its address.
     _id: LoadId,
 }
@@ -294,12 +297,12 @@ impl Waiting {
         key: &Key,
         id: impl FnOnce() -> LoadId,
     ) -> Result<Option<Box<Self>>, LoadError> {
-        let Ok(call) = HERE.try_with(Arc::clone) else {
+        let Ok(call) = CURRENT_CALL.try_with(Arc::clone) else {
             return Ok(None);
         };
         let (instance, key, id) = (ctx.instance, key.clone(), id());
-        let load = OneLoad {
-            place: InstanceKey { instance, key },
+        let load = LoadRef {
+            instance_key: InstanceKey { instance, key },
             id: id.address(),
         };
         let awaited = AwaitedLoad {
@@ -357,12 +360,12 @@ mod tests {
         };
         let code = async move {
             first.await.unwrap();
-            HERE.with(|call| call.waits.fetch_add(1, Ordering::Relaxed));
+            CURRENT_CALL.with(|call| call.waits.fetch_add(1, Ordering::Relaxed));
             load.await.unwrap();
-            HERE.with(|call| call.waits.fetch_sub(1, Ordering::Relaxed));
+            CURRENT_CALL.with(|call| call.waits.fetch_sub(1, Ordering::Relaxed));
             last.await.unwrap();
         };
-        let call = LoaderCall::new(1, Vec::new(), Behind::default(), Arc::clone(permits));
+        let call = LoaderCall::new(1, Vec::new(), QueuedLoads::default(), Arc::clone(permits));
         (senders, call.run(code))
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, join_all};
 
 use super::Loads;
-use super::get::{LoadCall, LoaderOfIndexes};
-use super::loader::Loader;
+use super::get::LoadFuture;
+use super::loader::{Loader, LoaderForIndexes};
 use crate::engine::partitions::Partitions;
 use crate::engine::read::looked_up::{Entries, LookedUp};
 use crate::error::LoadError;
@@ -18,7 +18,7 @@ pub(crate) type PartitionLoads = Partitions<Arc<Loads>>;
 
 impl PartitionLoads {
     /// Loads a key now, whatever is there and whoever loads it.
-    pub(crate) fn refresh(&self, key: Key, loader: Loader) -> LoadCall {
+    pub(crate) fn refresh(&self, key: Key, loader: Loader) -> LoadFuture {
         self.for_key(&key).refresh(key, loader)
     }
 
@@ -27,12 +27,12 @@ impl PartitionLoads {
     pub(crate) fn get_rest<'a>(
         &'a self,
         mut looked_up: LookedUp,
-        loader: Box<LoaderOfIndexes<'a>>,
+        loader: Box<LoaderForIndexes<'a>>,
     ) -> BoxFuture<'a, Result<Entries, LoadError>> {
         Box::pin(async move {
             let rest = mem::take(&mut looked_up.rest);
             let parts = self.split(rest, |rest| &rest.key).into_iter();
-            let found = parts.map(|(partition, rest)| partition.get_rest(rest, &*loader));
+            let found = parts.map(|(partition, rest)| partition.get_many(rest, &*loader));
             // All of them, also if one fails: values that were loaded are kept.
             let found = join_all(found).await;
             for found in found {

@@ -10,20 +10,21 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug_span, warn};
 
 use super::Loads;
-use super::batches::Load;
+use super::cache_loader::LoaderSource;
 use super::fetch::{Fetch, Flight};
-use super::fill::{self, FillOutcome, Replaces};
-use super::get::{LoadCall, entry_or_not_found};
-use super::lease::{self, Goal};
+use super::fill::{self, FillOutcome, FillResult, ReplacedValue};
+use super::get::{LoadFuture, entry_or_not_found};
+use super::lease::{self, LoadReason};
 use super::loader::{LoadKey, Loader};
-use super::nested::{Behind, LoadId, Waiting};
+use super::nested::{LoadId, QueuedLoads, Waiting};
 use super::verify::{Due, Sample};
 use crate::engine::read::tags::Proof;
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l2::Want;
+use crate::l1::NoValue;
+use crate::l2::AcceptedValue;
 use crate::util::retry_delays::spread;
 use crate::vocabulary::Source;
 
@@ -50,7 +51,7 @@ struct Begun {
 impl Loads {
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
     /// The load is an operation as an insert is: its value replaces the one that any instance holds.
-    pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadCall {
+    pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadFuture {
         let (loads, of, id) = (Arc::clone(self), key.clone(), LoadId::anew());
         let of_task = id.clone();
         let task = async move {
@@ -67,12 +68,13 @@ impl Loads {
             }]);
             let leased = [(&key, lease)];
             let loaded = loads
-                .call(loading, &leased, vec![of_task], Behind::default())
+                .call(loading, &leased, vec![of_task], QueuedLoads::default())
                 .await;
             let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
-            let ended = fill::store(ctx, &op, lease, loaded, Replaces::Any).await?;
+            let ended =
+                fill::fill_or_give_back(ctx, &op, lease, loaded, ReplacedValue::Any).await?;
             let ended = ended.ok_or_else(LoadError::not_found)?;
-            if !ended.may_be_stored {
+            if ended.result == FillResult::Unstorable {
                 loads.remove_former(&key).await;
             }
             Ok(loads.reads.hand_out(ended.record, ctx.now(), ended.source))
@@ -92,8 +94,8 @@ impl Loads {
         self: &Arc<Self>,
         key: Key,
         stale: &AnyEntry,
-        load: Load,
-    ) -> Option<LoadCall> {
+        load: LoaderSource,
+    ) -> Option<LoadFuture> {
         if self.reads.is_shadow() {
             return Some(self.answer_from_source(key, stale.clone(), load.loader()));
         }
@@ -105,7 +107,7 @@ impl Loads {
         let loader = load.loader();
         let awaited = self.start_refreshes(due, |_| loader.clone()).pop()?;
         let loads = Arc::clone(self);
-        let load = || Load::ByCall(loader);
+        let load = || LoaderSource::Call(loader);
         Some(Box::pin(async move {
             entry_or_not_found(loads.await_refresh(awaited, load).await)
         }))
@@ -118,7 +120,7 @@ impl Loads {
         self: &Arc<Self>,
         key: &Key,
         every: Duration,
-        load: Load,
+        load: LoaderSource,
     ) -> Option<Duration> {
         let ctx = &*self.ctx;
         if ctx.switch.is_off_for(key) {
@@ -141,7 +143,7 @@ impl Loads {
     }
 
     /// Loads a key that is kept warm and has no value. Returns whether it has one now.
-    pub(crate) async fn load_to_keep_warm(self: &Arc<Self>, key: &Key, load: Load) -> bool {
+    pub(crate) async fn load_to_keep_warm(self: &Arc<Self>, key: &Key, load: LoaderSource) -> bool {
         let Err(error) = self.get_or_load(key.clone(), load).await else {
             return true;
         };
@@ -206,11 +208,13 @@ impl Loads {
                 None
             };
             let refresh = joined.map(|join| {
-                let request =
-                    lease::request(&self.ctx, Want::OtherThan(entry.record().version.ver));
+                let request = lease::request(
+                    &self.ctx,
+                    AcceptedValue::OtherThan(entry.record().version.ver),
+                );
                 let previous = Some(entry.clone());
                 let (flight, to_run) =
-                    Fetch::from_join(join, Goal::Newer, previous, began, Some(request));
+                    Fetch::from_join(join, LoadReason::Refresh, previous, began, Some(request));
                 if let Some(to_run) = to_run {
                     begun.refreshes.push(to_run);
                     begun.indexes.push(index);
@@ -254,7 +258,7 @@ impl Loads {
     pub(super) async fn await_refresh(
         self: &Arc<Self>,
         awaited: AwaitedRefresh,
-        load: impl FnOnce() -> Load,
+        load: impl FnOnce() -> LoaderSource,
     ) -> Result<Option<AnyEntry>, LoadError> {
         let ctx = &self.ctx;
         let AwaitedRefresh { key, entry, .. } = awaited;
@@ -263,8 +267,9 @@ impl Loads {
             drop(entry);
             let waiting = || Waiting::begin(ctx, &key, || LoadId::Joined(refresh.clone()));
             let wait = refresh.clone().wait();
+            // `None` if it is not waited for to its end.
             let ended = match (waiting(), awaited.until) {
-                // It waits for this caller, which has a value.
+                // The refresh would wait for this caller, and the caller for the refresh: the caller keeps its stale value.
                 (Err(_), _) => None,
                 (Ok(_waiting), Some(until)) => timeout_at(until, wait).await.ok(),
                 (Ok(_waiting), None) => Some(wait.await),
@@ -284,7 +289,7 @@ impl Loads {
                     }
                     // No value, or its runtime has ended: this caller joins the load of the key, or begins it.
                     Some(Ok(None)) | None => {
-                        (self.load_missing(key, Some(Want::Any), load(), None)).await
+                        (self.load_missing(key, NoValue::MISS, load(), None)).await
                     }
                 };
             };
@@ -314,7 +319,9 @@ impl Loads {
                 self.ctx.backoff.forget(key);
             }
             // Another load, or the change that has ended the lease, may store a value at once.
-            Ok(Some(ended)) if ended.is_overtaken => self.ctx.backoff.yielded(key),
+            Ok(Some(ended)) if ended.result == FillResult::Overtaken => {
+                self.ctx.backoff.yielded(key);
+            }
             Ok(_) => self.refresh_failed(key, None),
             Err(error) => self.refresh_failed(key, Some(error)),
         }

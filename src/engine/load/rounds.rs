@@ -55,7 +55,7 @@ impl<P: Iterator<Item = Duration>> Rounds<P> {
     }
 
     /// Another instance has the lease of a key, for at most so long.
-    pub(super) fn wait(&mut self, left: Duration) {
+    pub(super) fn note_held(&mut self, left: Duration) {
         // Not zero, or rounds would follow each other without a pause.
         self.left.shortest = self.left.shortest.min(left.max(Duration::from_millis(1)));
         self.left.longest = self.left.longest.max(left);
@@ -116,7 +116,7 @@ mod tests {
             };
             for answer in answers.split(", ") {
                 if let Some(left) = answer.strip_prefix("wait ") {
-                    run.wait(ms(left.parse().unwrap()));
+                    run.note_held(ms(left.parse().unwrap()));
                 }
             }
             run.end(is_part, LEASE_WAIT, begun + ms(at.parse().unwrap()));

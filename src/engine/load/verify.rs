@@ -12,9 +12,10 @@ use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::Loads;
-use super::get::{FoundAt, LoadCall, LoaderOfIndexes};
+use super::get::{IndexedEntries, LoadFuture};
+use super::loader::LoaderForIndexes;
 use super::loader::{LoadKey, LoadedValues, Loader};
-use super::nested::{Behind, LoadId, Waiting};
+use super::nested::{LoadId, QueuedLoads, Waiting};
 use crate::clock::{Tick, nanos};
 use crate::engine::convert::Convert;
 use crate::entry::AnyEntry;
@@ -37,6 +38,15 @@ pub(super) struct Sample {
     pub(super) entry: AnyEntry,
     /// The number by which the loader knows the key.
     pub(super) loader_index: usize,
+}
+
+/// A hit beside the value of its source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Same,
+    Different,
+    /// The values cannot be compared.
+    Impossible,
 }
 
 /// A value that differs from its source, although nothing has invalidated it.
@@ -115,20 +125,20 @@ impl Loads {
         let loaded = loaded.map(|mut loaded| loaded.pop().flatten());
         let compared = match &loaded {
             Ok(loaded) => self.compare(&sample, loaded.as_ref()),
-            Err(_) => None,
+            Err(_) => Comparison::Impossible,
         };
         self.count(compared);
-        if compared == Some(false) {
+        if compared == Comparison::Different {
             self.look_again(sample).await;
         }
     }
 
     /// Counts a comparison, unless the two values differ: then the cache may be about to change.
-    fn count(&self, compared: Option<bool>) {
+    fn count(&self, compared: Comparison) {
         match compared {
-            Some(true) => _ = self.ctx.counters.verified.bump(),
-            Some(false) => {}
-            None => _ = self.ctx.counters.verify_failures.bump(),
+            Comparison::Same => _ = self.ctx.counters.verified.bump(),
+            Comparison::Different => {}
+            Comparison::Impossible => _ = self.ctx.counters.verify_failures.bump(),
         }
     }
 
@@ -164,20 +174,28 @@ impl Loads {
         let loading = loader.load(keys.collect());
         let leased: Vec<_> = of.iter().map(|sample| (&sample.key, None)).collect();
         let ids = vec![id.clone(); leased.len()];
-        self.call(loading, &leased, ids, Behind::default()).await
+        self.call(loading, &leased, ids, QueuedLoads::default())
+            .await
     }
 
-    /// Whether the source has the value of the hit. `None` if the two cannot be compared.
-    fn compare(&self, sample: &Sample, loaded: Option<&Loaded<AnyValue>>) -> Option<bool> {
+    /// Compares a hit with what the source has.
+    fn compare(&self, sample: &Sample, loaded: Option<&Loaded<AnyValue>>) -> Comparison {
         let Some(loaded) = loaded else {
             // A source that does not know the key any more has another value, too.
-            return Some(false);
+            return Comparison::Different;
         };
-        let (cached, loaded) = (sample.entry.record().value(), loaded.value.as_ref()?);
+        let Some(loaded) = &loaded.value else {
+            return Comparison::Impossible;
+        };
+        let cached = sample.entry.record().value();
         // A panic in the user's code.
         let convert = &self.ctx.convert;
         let compared = catch_unwind(AssertUnwindSafe(|| convert.are_same(cached, loaded)));
-        compared.ok().flatten()
+        match compared {
+            Ok(Some(true)) => Comparison::Same,
+            Ok(Some(false)) => Comparison::Different,
+            Ok(None) | Err(_) => Comparison::Impossible,
+        }
     }
 
     /// Answers the caller of a hit by its loader, and compares the hit with that, see
@@ -187,11 +205,11 @@ impl Loads {
         key: Key,
         entry: AnyEntry,
         loader: Loader,
-    ) -> LoadCall {
+    ) -> LoadFuture {
         let loads = Arc::clone(self);
         Box::pin(async move {
-            let loader_of = |_: &[usize]| loader.clone();
-            let answers = loads.answer_all_from_source(vec![(0, key, entry)], &loader_of);
+            let loader_for = |_: &[usize]| loader.clone();
+            let answers = loads.answer_all_from_source(vec![(0, key, entry)], &loader_for);
             let (_, answer) = answers.await?.pop().unzip();
             answer.flatten().ok_or_else(LoadError::not_found)
         })
@@ -202,8 +220,8 @@ impl Loads {
     pub(super) async fn answer_all_from_source(
         self: &Arc<Self>,
         hits: Vec<Due>,
-        loader: &LoaderOfIndexes<'_>,
-    ) -> Result<FoundAt, LoadError> {
+        loader: &LoaderForIndexes<'_>,
+    ) -> Result<IndexedEntries, LoadError> {
         if hits.is_empty() {
             return Ok(Vec::new());
         }
@@ -227,7 +245,7 @@ impl Loads {
         let is_compared = |sample: &Sample| !sample.entry.is_stale();
         if loaded.is_err() {
             let compared = samples.iter().filter(|sample| is_compared(sample));
-            compared.for_each(|_| self.count(None));
+            compared.for_each(|_| self.count(Comparison::Impossible));
         }
         let now = self.ctx.now();
         let mut answers = Vec::with_capacity(indexes.len());
@@ -249,7 +267,7 @@ impl Loads {
             });
             answers.push((index, answer));
             // As many at once as there are checks at most: a sample loses nothing.
-            if compared == Some(Some(false))
+            if compared == Some(Comparison::Different)
                 && let Ok(permit) = Arc::clone(&self.permits.checks).try_acquire_owned()
             {
                 let again = Arc::clone(self).look_again(sample);

@@ -16,18 +16,17 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::Loads;
-use super::batches::{AnyKey, LoaderOfKeys};
-use super::fill::{self, Replaces};
-use super::lease::{self, Acquired, Goal};
-use super::loader::{LoadKey, Loader};
-use super::nested::{Behind, LoadId, Waiting};
+use super::fill::{self, FillResult, ReplacedValue};
+use super::lease::{self, LeaseOutcome, LoadReason};
+use super::loader::{AnyKey, LoadKey, Loader, LoaderForKeys};
+use super::nested::{LoadId, QueuedLoads, Waiting};
 use super::partitions::PartitionLoads;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::error::LoadError;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::Op;
-use crate::l2::{Lease, Want};
+use crate::l2::{AcceptedValue, Lease};
 use crate::stats::Warming;
 #[cfg(larder_ablation)]
 use crate::util::lock::lock;
@@ -77,7 +76,7 @@ impl PartitionLoads {
     pub(crate) fn warm<'a>(
         &'a self,
         keys: Vec<WarmKey>,
-        loader_of: &'a LoaderOfKeys,
+        loader_for: &'a LoaderForKeys,
     ) -> BoxFuture<'a, Result<Warming, LoadError>> {
         Box::pin(async move {
             let mut warming = Warming::default();
@@ -92,7 +91,7 @@ impl PartitionLoads {
                 while !keys.is_empty() {
                     let rest = keys.split_off(keys.len().min(WARM_BATCH));
                     let (texts, keys_of_batch) = keys.into_iter().unzip();
-                    let batch = partition.warm(texts, loader_of(keys_of_batch));
+                    let batch = partition.warm(texts, loader_for(keys_of_batch));
                     warming = warming.and(batch.await?);
                     keys = rest;
                 }
@@ -156,7 +155,7 @@ impl Loads {
         warming: &mut Warming,
     ) -> Result<(), LoadError> {
         let ctx = &*self.ctx;
-        // `lease::keep` renews the leases from a third of the TTL after the last request on. So the requests end after
+        // `lease::renew_while` renews the leases from a third of the TTL after the last request on. So the requests end after
         // a third of the TTL, however far or busy L2 is, or the first lease would end before it is renewed.
         let until = Instant::now() + ctx.options.lease_ttl / 3;
         let first = keys.next();
@@ -167,26 +166,27 @@ impl Loads {
             .chain(in_time)
             .map(|(number, key)| async move {
                 // A store that no other instance uses has no lease that another load would wait for.
-                let is_loading = ctx.l1.freshness.has_no_l2() && ctx.l1.in_flight.is_loading(&key);
+                let is_loading =
+                    ctx.l1.freshness.is_unshared() && ctx.l1.in_flight.is_loading(&key);
                 let op = ctx.l1.in_flight.begin(&key);
                 if is_loading {
-                    return (number, op, Acquired::Wait(Duration::ZERO));
+                    return (number, op, LeaseOutcome::Wait(Duration::ZERO));
                 }
-                let goal = Goal::Missing { at_least: None };
-                let mut request = lease::request(ctx, Want::Any);
+                let reason = LoadReason::Missing { at_least: None };
+                let mut request = lease::request(ctx, AcceptedValue::Any);
                 let until = Instant::now() + ctx.options.l2_timeout;
                 let acquired =
-                    lease::acquire(ctx, &op, goal, Some(&mut request), until, slice).await;
+                    lease::acquire(ctx, &op, reason, Some(&mut request), until, slice).await;
                 (number, op, acquired)
             });
         let asked: Vec<_> = stream::iter(asked).buffered(KEYS_AT_ONCE).collect().await;
         let (mut leased, mut failed) = (Vec::new(), None);
         for (number, op, acquired) in asked {
             match acquired {
-                Acquired::Lease(lease, _) => leased.push((number, op, lease)),
-                Acquired::Found(..) | Acquired::Wait(_) => Ended::Present.count(warming),
-                Acquired::NotAsked | Acquired::Refused => Ended::Changed.count(warming),
-                Acquired::Failed(error) => {
+                LeaseOutcome::Lease(lease, _) => leased.push((number, op, lease)),
+                LeaseOutcome::Found(..) | LeaseOutcome::Wait(_) => Ended::Present.count(warming),
+                LeaseOutcome::NotAsked | LeaseOutcome::Refused => Ended::Changed.count(warming),
+                LeaseOutcome::Failed(error) => {
                     failed = failed.or(error);
                     Ended::Refused.count(warming);
                 }
@@ -218,28 +218,35 @@ impl Loads {
         // A caller that waits for one of the leases waits no longer than for the lease of an instance that is gone.
         let limit = (ctx.options.tuned().load_timeout).min(ctx.options.lease_ttl);
         let ids = vec![id.clone(); leases.len()];
-        let called = self.call_within(limit, loading, &leases, ids, Behind::default());
+        let called = self.call_within(limit, loading, &leases, ids, QueuedLoads::default());
         let loaded: Vec<_> = match called.await {
             Ok(values) => values.into_iter().map(Ok).collect(),
             Err(error) => leased.iter().map(|_| Err(error.clone())).collect(),
         };
         let fills = leased.into_iter().zip(loaded);
         let fills = fills.map(|((_, op, lease), loaded)| async move {
-            fill::store(ctx, &op, Some(lease), loaded, Replaces::Nothing).await
+            fill::fill_or_give_back(ctx, &op, Some(lease), loaded, ReplacedValue::Nothing).await
         });
         // To the end, also if one fails: each lease is used or given back.
         let fills = stream::iter(fills).buffer_unordered(KEYS_AT_ONCE);
         let fills: Vec<_> = fills.collect().await;
+        let mut failed = Ok(());
         for filled in fills {
-            let ended = match filled? {
-                None => Ended::Absent,
-                Some(filled) if filled.is_stored => Ended::Stored,
-                Some(filled) if filled.is_overtaken => Ended::Changed,
-                Some(_) => Ended::Refused,
+            let ended = match filled {
+                Ok(None) => Ended::Absent,
+                Ok(Some(filled)) => match filled.result {
+                    FillResult::Stored => Ended::Stored,
+                    FillResult::Overtaken => Ended::Changed,
+                    FillResult::NotStored | FillResult::Unstorable => Ended::Refused,
+                },
+                Err(error) => {
+                    failed = failed.and(Err(error));
+                    continue;
+                }
             };
             ended.count(warming);
         }
-        Ok(())
+        failed
     }
 
     /// Without the rule: the source is read first, and the leases are asked for afterwards. Returns a loader of the
@@ -254,7 +261,7 @@ impl Loads {
         let loading = loader.load(asked.collect());
         let leases: Vec<_> = keys.iter().map(|key| (key, None)).collect();
         let ids = vec![LoadId::anew(); keys.len()];
-        let loaded = self.call(loading, &leases, ids, Behind::default());
+        let loaded = self.call(loading, &leases, ids, QueuedLoads::default());
         let values = loaded.await.unwrap_or_default();
         let read: Vec<_> = keys.iter().cloned().zip(values).collect();
         let read = Mutex::new(read);

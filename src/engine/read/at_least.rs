@@ -10,7 +10,7 @@ use super::tags::Proof;
 use crate::ablation::{Rule, without};
 use crate::entry::AnyEntry;
 use crate::key::Key;
-use crate::l1::UNAVAILABLE;
+use crate::l1::NoValue;
 use crate::token::Token;
 use crate::vocabulary::{Source, Version};
 
@@ -31,7 +31,9 @@ impl Reads {
         let (ctx, write) = (&*self.ctx, self.write_of(token));
         let now = ctx.now();
         let here = keys.iter().map(|key| self.get_local_at_least(key, write));
-        let mut found: Vec<_> = here.map(|entry| entry.ok_or(UNAVAILABLE)).collect();
+        let mut found: Vec<_> = here
+            .map(|entry| entry.ok_or(NoValue::Unavailable))
+            .collect();
         let lacking = keys.iter().zip(&mut found);
         let lacking: Vec<_> = lacking.filter(|(_, found)| found.is_err()).collect();
         if lacking.is_empty() {
@@ -43,10 +45,10 @@ impl Reads {
         debug_assert_eq!(outcomes.len(), lacking.len(), "one outcome for each key");
         for ((key, index), outcome) in lacking.into_iter().zip(outcomes) {
             *index = match outcome {
-                Err(UNAVAILABLE) => self
+                Err(NoValue::Unavailable) => self
                     .get_unproven(key)
                     .filter(|entry| ctx.l1.is_at_least(entry.record(), write))
-                    .ok_or(UNAVAILABLE),
+                    .ok_or(NoValue::Unavailable),
                 outcome => self.answer(key, outcome, now),
             };
         }

@@ -12,7 +12,7 @@ use crate::entry::{AnyEntry, Meta};
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l1::SharedRecord;
-use crate::l2::{LeaseReply, LeaseRequest, Want};
+use crate::l2::{AcceptedValue, LeaseReply, LeaseRequest};
 use crate::vocabulary::Source;
 
 /// What both levels hold for a key.
@@ -72,7 +72,7 @@ impl Reads {
     /// The read in which the server compares epochs, also if the key is blocked: operators ask what is there.
     async fn find_in_l2(&self, key: &Key) -> Result<Option<LocatedEntry>, L2Error> {
         let ctx = &*self.ctx;
-        let ask = LeaseRequest::read_only(Want::Any);
+        let ask = LeaseRequest::read_only(AcceptedValue::Any);
         let LeaseReply::Hit(bytes) = ctx.acquire_lease(key, ask).await? else {
             return Ok(None);
         };

@@ -17,10 +17,9 @@ use crate::engine::context::Context;
 use crate::entry::{AHEAD, AnyEntry, FALLBACK, SAMPLED};
 use crate::key::Key;
 use crate::l1::{
-    Join, JoinRead, MISS, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Record, SharedRecord,
-    UNAVAILABLE,
+    Join, JoinRead, NoValue, Op, Outcome, OutcomeKind, ReadOutcome, Record, SharedRecord,
 };
-use crate::l2::{LeaseReply, LeaseRequest, PartitionNumber, ReadResult, Want};
+use crate::l2::{AcceptedValue, LeaseReply, LeaseRequest, PartitionNumber, ReadResult};
 use crate::util::time_slice::TimeSlice;
 use crate::vocabulary::{Mode, Source};
 
@@ -90,13 +89,17 @@ impl Reads {
     /// Cold, so that the code of a plain hit stays small enough to be inlined.
     #[cold]
     fn hand_out_on_slow_path(&self, record: SharedRecord, now: Tick, source: Source) -> AnyEntry {
-        let deadline = record.soft_at().min(record.gone_at);
+        let deadline = record.soft_at().min(record.l2_expires_at);
         let is_stale = now >= record.soft_at();
         if is_stale {
             self.ctx.counters.stale_served.bump();
         }
         if let Some(idle) = self.ctx.options.sliding
-            && now >= self.ctx.convert.extend_at(record.gone_at, record.ends_at())
+            && now
+                >= self
+                    .ctx
+                    .convert
+                    .extend_at(record.l2_expires_at, record.ends_at())
         {
             self.extend(&record, idle);
         }
@@ -141,7 +144,7 @@ impl Reads {
         Some(AnyEntry::unproven(record, now))
     }
 
-    /// L1 alone, without a proof, before a caller waits for an L2 that did not answer last.
+    /// L1 alone, without a proof, if the last request to L2 was not answered: so that the caller does not wait for L2.
     pub(crate) fn get_instead(&self, key: &str) -> Option<AnyEntry> {
         let is_silent = self.ctx.breaker.is_silent();
         is_silent.then(|| self.get_unproven(key))?
@@ -175,7 +178,7 @@ impl Reads {
     /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load.
     pub(crate) fn answer(&self, key: &Key, outcome: ReadOutcome, now: Tick) -> Found {
         // `get_unproven` takes note of its hits itself.
-        if let Err(UNAVAILABLE) = outcome
+        if let Err(NoValue::Unavailable) = outcome
             && let Some(entry) = self.get_unproven(key)
         {
             return Ok(entry);
@@ -213,7 +216,7 @@ impl Reads {
             // ended (rule 5).
             let find = || {
                 let now = ctx.now();
-                Some((ctx.l1.get_kept(key, now, kept, limit)?, now))
+                Some((ctx.l1.get_fallback(key, now, kept, limit)?, now))
             };
             let found = find()?;
             let Some(load) = load else {
@@ -229,7 +232,7 @@ impl Reads {
             return Some(instead(record, Source::L1, now, valid_until));
         }
         // The server compares epochs: there may be no proof (rule 11).
-        let ask = LeaseRequest::read_only(Want::Kept);
+        let ask = LeaseRequest::read_only(AcceptedValue::EvenExpired);
         match ctx.acquire_lease(key, ask).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
@@ -237,11 +240,11 @@ impl Reads {
                 let record = tags::open(ctx, Proof::Unused, key, &bytes, now)
                     .await
                     .ok()?;
-                if !record.is_kept(now, kept) {
+                if !record.is_fallback_at(now, kept) {
                     return None;
                 }
                 ctx.l1.put_read(&op, &record);
-                let valid_until = record.gone_at;
+                let valid_until = record.l2_expires_at;
                 Some(instead(record, Source::L2, now, valid_until))
             }
             // The entry of L1, without a proof that it is current: only in `Mode::Available`.
@@ -257,7 +260,7 @@ impl Reads {
         }
     }
 
-    /// Reads L2, and stores a hit in L1. All callers that ask while another one reads share one more read, in
+    /// Reads L2, and stores a hit in L1. Callers that come while one reads do not join that read, but share a second one, in
     /// a task of its own, so that the others need none of them to stay. Returns the time of the end, too.
     pub(crate) async fn read(&self, key: &Key) -> (ReadOutcome, Tick) {
         let ctx = &self.ctx;
@@ -301,7 +304,7 @@ impl Reads {
             // All operations begin before the request is sent (rule 3), and whether the key is blocked is looked at after
             // that (rule 14).
             let op = ctx.l1.in_flight.begin(key);
-            let blocked = ctx.is_blocked(key).then_some(Err(UNAVAILABLE));
+            let blocked = ctx.is_blocked(key).then_some(Err(NoValue::Unavailable));
             (op, blocked)
         };
         let mut reads: Vec<(_, Option<ReadOutcome>)> = keys.iter().map(begin).collect();
@@ -325,7 +328,8 @@ impl Reads {
         let mut rest: Vec<_> = unanswered(&mut reads).collect();
         for some in rest.chunks_mut(COMPARED) {
             let compared = join_all(some.iter().map(|(op, _)| compared(ctx, op))).await;
-            let give_up = (compared.iter()).any(|answer| matches!(answer, Err(UNAVAILABLE)));
+            let give_up =
+                (compared.iter()).any(|answer| matches!(answer, Err(NoValue::Unavailable)));
             let mut slice = TimeSlice::begin();
             for ((op, outcome), answer) in some.iter_mut().zip(compared) {
                 **outcome = Some(answer.and_then(|bytes| open(ctx, op, &bytes)));
@@ -340,7 +344,7 @@ impl Reads {
         let outcomes = reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut());
         tags::check(ctx, proof, outcomes).await;
         let settled = reads.into_iter().map(|(op, outcome)| {
-            let outcome = outcome.unwrap_or(Err(UNAVAILABLE));
+            let outcome = outcome.unwrap_or(Err(NoValue::Unavailable));
             end_read(ctx, &op, &outcome);
             outcome
         });
@@ -377,7 +381,7 @@ async fn read_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcom
 async fn ask_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome, Tick) {
     // A write of the key is deferred (rule 14).
     if ctx.is_blocked(&op.key) {
-        return (Err(UNAVAILABLE), now);
+        return (Err(NoValue::Unavailable), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if proof == Proof::Used && ctx.l1.freshness.is_live_at(now) {
@@ -397,31 +401,36 @@ async fn ask_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome
 fn plain_outcome(ctx: &Context, op: &Op, answer: ReadResult, now: Tick) -> Option<ReadOutcome> {
     let bytes = match answer {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Some(Err(MISS)),
-        Err(_) => return Some(Err(UNAVAILABLE)),
+        Ok(None) => return Some(Err(NoValue::MISS)),
+        Err(_) => return Some(Err(NoValue::Unavailable)),
     };
     // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
     ctx.l1.in_flight.is_current(op).then(|| {
-        let fresh = ctx.convert.open(&op.key, &bytes, now).map_err(Some)?;
+        let fresh = ctx
+            .convert
+            .open(&op.key, &bytes, now)
+            .map_err(NoValue::Missing)?;
         let is_usable = ctx.l1.is_usable(op, &fresh, now);
-        is_usable.then_some(fresh).ok_or(MISS)
+        is_usable.then_some(fresh).ok_or(NoValue::MISS)
     })
 }
 
 /// A read in which the server compares epochs: there is no proof, or there was a flush meanwhile, or the caller has a
 /// token (rule 11). Returns the stored bytes.
 async fn compared(ctx: &Context, op: &Op) -> Result<Bytes, NoValue> {
-    let ask = LeaseRequest::read_only(Want::Any);
+    let ask = LeaseRequest::read_only(AcceptedValue::Any);
     match ctx.acquire_lease(&op.key, ask).await {
         Ok(LeaseReply::Hit(bytes)) => Ok(bytes),
-        Ok(_) => Err(MISS),
-        Err(_) => Err(UNAVAILABLE),
+        Ok(_) => Err(NoValue::MISS),
+        Err(_) => Err(NoValue::Unavailable),
     }
 }
 
 /// The value of stored bytes whose epoch the server has compared.
 fn open(ctx: &Context, op: &Op, bytes: &[u8]) -> ReadOutcome {
-    (ctx.convert).open(&op.key, bytes, ctx.now()).map_err(Some)
+    (ctx.convert)
+        .open(&op.key, bytes, ctx.now())
+        .map_err(NoValue::Missing)
 }
 
 /// Counts how a read ended, and stores its value in L1.
@@ -432,14 +441,14 @@ pub(crate) fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
             ctx.breaker.recent_misses.note(false);
             ctx.l1.put_read(op, fresh);
         }
-        Err(MISS) => {
+        Err(NoValue::MISS) => {
             ctx.counters.l2_misses.bump();
             ctx.breaker.recent_misses.note(true);
             remove_gone(ctx, op);
         }
-        Err(UNAVAILABLE) => {}
+        Err(NoValue::Unavailable) => {}
         // What cannot be read was counted where that was found.
-        Err(Some(_)) => remove_gone(ctx, op),
+        Err(NoValue::Missing(_)) => remove_gone(ctx, op),
     }
 }
 

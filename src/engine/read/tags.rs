@@ -2,6 +2,10 @@
 //!
 //! While this instance has a freshness proof, messages say it for each tag of which L2 was asked once. Otherwise L2 is
 //! asked: once for all values of a look-up.
+//!
+//! A hit of L1 asks nothing: it compares the floors that this instance knows (`has_valid_tags` in `l1/record`). L2 is
+//! asked for a tag again in another generation, without a proof, for a value of another epoch, and after the last entry
+//! with the tag has gone from L1 (`l1/tags`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +14,8 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::key::Key;
-use crate::l1::{Caller, ReadOutcome, Record, SharedRecord, TagState, UNAVAILABLE};
-use crate::l2::{TagVersion, Want};
+use crate::l1::{Caller, NoValue, ReadOutcome, Record, SharedRecord, TagState};
+use crate::l2::{AcceptedValue, TagVersion};
 use crate::vocabulary::Version;
 
 /// Whether a read relies on the freshness proof for epochs and tags.
@@ -43,7 +47,7 @@ pub(crate) async fn open(
     key: &Key,
     bytes: &[u8],
     now: Tick,
-) -> Result<SharedRecord, Want> {
+) -> Result<SharedRecord, AcceptedValue> {
     let record = ctx.convert.open(key, bytes, now)?;
     if !record.has_tags() {
         return Ok(record);
@@ -69,9 +73,9 @@ pub(crate) async fn check(
     let versions = ask_unknown(ctx, proof, tagged.iter().map(|(record, _)| &**record)).await;
     for (record, outcome) in tagged {
         match &versions {
-            None => *outcome = Err(UNAVAILABLE),
+            None => *outcome = Err(NoValue::Unavailable),
             Some(versions) if is_valid(ctx, &record, versions) => {}
-            Some(_) => *outcome = Err(Some(refuse(ctx, &record))),
+            Some(_) => *outcome = Err(NoValue::Missing(refuse(ctx, &record))),
         }
     }
 }
@@ -109,9 +113,9 @@ async fn ask_unknown<'a>(
 }
 
 /// The request for a value instead of one that is not valid by its tags.
-fn refuse(ctx: &Context, record: &Record) -> Want {
+fn refuse(ctx: &Context, record: &Record) -> AcceptedValue {
     ctx.counters.l2_misses.bump();
-    Want::OtherThan(record.version.ver)
+    AcceptedValue::OtherThan(record.version.ver)
 }
 
 fn is_valid(ctx: &Context, record: &Record, versions: &TagVersions) -> bool {

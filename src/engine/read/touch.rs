@@ -24,12 +24,15 @@ impl Reads {
     pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
         let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
-        if ctx.l1.freshness.has_no_l2() {
+        if ctx.l1.freshness.is_unshared() {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
-            let gone_at = after(ttls.hard);
+            let l2_expires_at = after(ttls.hard);
             let ends_at = (ctx.options.sliding).map(|_| ttls.end.map_or(NEVER, after));
-            let new = |record: &Record| ctx.convert.head_until(record.head(), gone_at, ends_at);
+            let new = |record: &Record| {
+                ctx.convert
+                    .head_until(record.head(), l2_expires_at, ends_at)
+            };
             return Ok(ctx.l1.replace_times(&key, now, |record| Some(new(record))));
         }
         // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
@@ -49,10 +52,10 @@ impl Reads {
     pub(crate) fn extend(&self, record: &SharedRecord, idle: Duration) {
         let (ctx, key) = (&self.ctx, &record.key);
         let now = ctx.now();
-        let has_no_l2 = ctx.l1.freshness.has_no_l2();
-        let runtime = Handle::try_current().ok().filter(|_| !has_no_l2);
+        let is_unshared = ctx.l1.freshness.is_unshared();
+        let runtime = Handle::try_current().ok().filter(|_| !is_unshared);
         // Without a runtime the next look-up that has one does it.
-        let is_possible = has_no_l2 || runtime.is_some();
+        let is_possible = is_unshared || runtime.is_some();
         let next = now.saturating_add(nanos(idle / 4));
         if !is_possible || !record.begin_extension(now, next) {
             return;
@@ -62,10 +65,14 @@ impl Reads {
             ctx.l1.replace_times(key, now, |record| {
                 // Of the entry that is there now, which may have replaced the one that was read.
                 let (head, ends_at) = (record.head(), record.ends_at());
-                let gone_at = now
+                let l2_expires_at = now
                     .saturating_add(nanos(ttls.hard))
                     .min(ends_at.unwrap_or(NEVER));
-                Some((ctx.convert).head_until(head, gone_at.max(record.gone_at), ends_at))
+                Some((ctx.convert).head_until(
+                    head,
+                    l2_expires_at.max(record.l2_expires_at),
+                    ends_at,
+                ))
             });
             return;
         };

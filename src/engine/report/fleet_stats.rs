@@ -182,7 +182,7 @@ impl FleetStats {
     /// The counters of all instances, with all that this one has counted until now.
     pub(crate) async fn of_all(&self) -> Result<Stats, L2Error> {
         let ctx = self.contexts.first();
-        if ctx.l1.freshness.has_no_l2() {
+        if ctx.l1.freshness.is_unshared() {
             return Ok(self.contexts.stats());
         }
         ctx.breaker.admit()?;

@@ -21,7 +21,7 @@ use crate::util::lock::lock;
 use crate::vocabulary::{Invalidation, Removal};
 
 /// How many payloads may wait, and how many bytes they may have together.
-const MOST_WAIT: usize = 4096;
+const MAX_QUEUED_PAYLOADS: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;
 /// How many payloads are parsed before their invalidations are sent.
 const MOST_TOGETHER: usize = 256;
@@ -54,7 +54,7 @@ struct ChannelQueue {
     payloads: VecDeque<(usize, Vec<u8>)>,
     bytes: usize,
     /// Whether a payload did not fit. Until the clear that makes up for it begins, no other one has to be kept.
-    is_over: bool,
+    has_overflowed: bool,
 }
 
 type Payloads = Vec<(usize, Vec<u8>)>;
@@ -80,22 +80,23 @@ impl Channels {
     /// Puts a payload into the queue. Called by a connection's driver, so it does nothing else.
     pub(crate) fn hear(&self, channel: usize, payload: Vec<u8>) {
         self.counters.events_heard.bump();
-        let mut waiting = lock(&self.queue);
-        let bytes = waiting.bytes.saturating_add(payload.len());
-        if waiting.is_over || bytes > MOST_BYTES || waiting.payloads.len() == MOST_WAIT {
+        let mut queue = lock(&self.queue);
+        let bytes = queue.bytes.saturating_add(payload.len());
+        if queue.has_overflowed || bytes > MOST_BYTES || queue.payloads.len() == MAX_QUEUED_PAYLOADS
+        {
             // All of them: the clear that makes up for one covers the others, too, and costs no more.
-            let dropped = waiting.payloads.len() as u64 + 1;
-            *waiting = ChannelQueue {
-                is_over: true,
+            let dropped = queue.payloads.len() as u64 + 1;
+            *queue = ChannelQueue {
+                has_overflowed: true,
                 ..ChannelQueue::default()
             };
             self.counters.events_dropped.add(dropped);
             self.dropped.notify_one();
         } else {
-            waiting.bytes = bytes;
-            waiting.payloads.push_back((channel, payload));
+            queue.bytes = bytes;
+            queue.payloads.push_back((channel, payload));
             debug_assert!(
-                waiting.payloads.len() <= MOST_WAIT && waiting.bytes <= MOST_BYTES,
+                queue.payloads.len() <= MAX_QUEUED_PAYLOADS && queue.bytes <= MOST_BYTES,
                 "the queue is bounded"
             );
             self.heard.notify_one();
@@ -103,17 +104,14 @@ impl Channels {
     }
 
     fn drain(&self) -> Payloads {
-        let mut waiting = lock(&self.queue);
-        let many = waiting.payloads.len().min(MOST_TOGETHER);
-        let some: Payloads = waiting.payloads.drain(..many).collect();
+        let mut queue = lock(&self.queue);
+        let many = queue.payloads.len().min(MOST_TOGETHER);
+        let some: Payloads = queue.payloads.drain(..many).collect();
         let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
+        debug_assert!(queue.bytes >= bytes, "payloads that wait have been counted");
+        queue.bytes = queue.bytes.saturating_sub(bytes);
         debug_assert!(
-            waiting.bytes >= bytes,
-            "payloads that wait have been counted"
-        );
-        waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        debug_assert!(
-            !waiting.payloads.is_empty() || waiting.bytes == 0,
+            !queue.payloads.is_empty() || queue.bytes == 0,
             "an empty queue has no bytes"
         );
         some
@@ -121,8 +119,8 @@ impl Channels {
 
     /// Whether no payload waits, and none is counted.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let waiting = lock(&self.queue);
-        waiting.payloads.is_empty() && waiting.bytes == 0
+        let queue = lock(&self.queue);
+        queue.payloads.is_empty() && queue.bytes == 0
     }
 
     /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more,
@@ -131,19 +129,19 @@ impl Channels {
         if prefixes.is_empty() {
             return true;
         }
-        let mut waiting = lock(&self.prefixes);
-        waiting.extend(prefixes);
-        let fit = waiting.len() <= MOST_PREFIXES;
+        let mut queue = lock(&self.prefixes);
+        queue.extend(prefixes);
+        let fit = queue.len() <= MOST_PREFIXES;
         // One critical section: prefixes that were added while others are dropped are covered by the same clear.
         if fit {
             self.heard_prefixes.notify_one();
         } else {
-            waiting.clear();
+            queue.clear();
         }
         fit
     }
 
-    /// The invalidations that the payloads ask for, and how many parsers panicked.
+    /// The invalidations that the payloads ask for, and on how many payloads a parser panicked.
     fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
         let (mut invalidations, mut panics) = (Vec::new(), 0);
         for (number, payload) in payloads {
@@ -164,7 +162,7 @@ impl Channels {
         tokio::select! {
             // The busiest last: under a flood of messages the others are polled before a turn of the task is used up.
             biased;
-            () = self.make_up(ctx, writes) => {}
+            () = self.clear_after_overflow(ctx, writes) => {}
             () = self.remove_prefixes(writes) => {}
             () = self.carry_out(ctx, writes) => {}
         }
@@ -212,12 +210,12 @@ impl Channels {
     }
 
     /// Clears for payloads that did not fit, and cannot be named any more.
-    async fn make_up(&self, ctx: &Context, writes: &PartitionWrites) {
+    async fn clear_after_overflow(&self, ctx: &Context, writes: &PartitionWrites) {
         loop {
             // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
             // invalidates after it.
-            let is_over = mem::take(&mut lock(&self.queue).is_over);
-            if !is_over {
+            let has_overflowed = mem::take(&mut lock(&self.queue).has_overflowed);
+            if !has_overflowed {
                 self.dropped.notified().await;
                 continue;
             }

@@ -11,27 +11,27 @@ use crate::error::L2Error;
 use crate::l2::Message;
 
 /// How many events may wait.
-const MOST_WAIT: usize = 1024;
+const MAX_QUEUED_CHANGES: usize = 1024;
 
 /// The bytes of a change, as other programs read them.
 pub(crate) type Event = Vec<u8>;
 
 /// Where changes are published, and how they are written.
-pub(crate) struct PublishTo {
+pub(crate) struct PublishTarget {
     pub(crate) channel: Arc<str>,
     pub(crate) write: fn(&str, &Message) -> Option<Event>,
 }
 
 pub(crate) struct Publisher {
-    to: PublishTo,
+    to: PublishTarget,
     queue: mpsc::Sender<Event>,
     /// Held by the task; another one goes on with it after the runtime of the first has ended.
     events: Mutex<mpsc::Receiver<Event>>,
 }
 
 impl Publisher {
-    pub(crate) fn new(to: PublishTo) -> Self {
-        let (queue, events) = mpsc::channel(MOST_WAIT);
+    pub(crate) fn new(to: PublishTarget) -> Self {
+        let (queue, events) = mpsc::channel(MAX_QUEUED_CHANGES);
         Self {
             to,
             queue,

@@ -1,6 +1,8 @@
 //! How far an instance is in the messages of its partition, and what it does with the next one (rules 7, 9 to 11 and 21).
 //!
-//! A [`Session`] is told what was received, and says what to do. It waits for nothing, and knows neither L1 nor L2.
+//! A [`Session`] is told what was received, and says what to do. It waits for nothing, and knows neither L1 nor L2. Others
+//! empty L1, too: `receiver` for a message of an unknown kind, and for another incarnation of the store (rule 13); and
+//! `Freshness::connected`.
 
 use std::mem::take;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use crate::ablation::{Rule, without};
 use crate::l2::{Applied, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock};
 
 /// A heartbeat out of turn is sent no sooner than this after the last one.
-const OUT_OF_TURN: Duration = Duration::from_millis(50);
+const MIN_EXTRA_HEARTBEAT_GAP: Duration = Duration::from_millis(50);
 /// How many clears may come before the partition is asked for its epoch. If more come, the oldest emit no event.
 const CLEARS: usize = 16;
 
@@ -20,7 +22,7 @@ const CLEARS: usize = 16;
 #[derive(Clone, Copy, Default)]
 pub(super) struct Progress {
     /// The number of the last message that was applied, with all before it. `None` before the first subscription.
-    last: Option<u64>,
+    applied: Option<u64>,
     /// The number that the partition itself has named last. Any publisher can make up the numbers of messages (rule 21).
     confirmed: Option<u64>,
     /// The number of the last message that was counted.
@@ -45,7 +47,7 @@ pub(super) struct Session {
 
 /// What to do with a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum MessageAction {
     /// Apply it to L1.
     Apply {
         /// Count it: it is the next one, and no former subscription has counted it.
@@ -65,7 +67,7 @@ pub(super) enum Received {
 
 /// The next step of an instance that catches up with the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SessionStep {
+pub(super) enum CatchUpStep {
     /// All messages up to there are applied.
     UpToDate,
     /// Read the log from this number on. The message with the number has been applied.
@@ -91,7 +93,7 @@ impl Session {
             // Messages that came after the last number which the partition has named may be made up. Their numbers may be
             // the numbers of messages that are lost now (rule 21).
             progress: Progress {
-                last: progress.confirmed,
+                applied: progress.confirmed,
                 ..progress
             },
             is_awaited: false,
@@ -104,8 +106,8 @@ impl Session {
 
     /// The number of the last message that was applied. A heartbeat that is sent now is answered by a partition which has
     /// reached it.
-    pub(super) const fn last(&self) -> Option<u64> {
-        self.progress.last
+    pub(super) const fn last_applied(&self) -> Option<u64> {
+        self.progress.applied
     }
 
     /// When the next heartbeat is due.
@@ -136,28 +138,31 @@ impl Session {
     /// Has a heartbeat sent soon, though none is due: a message says something that only the partition can confirm. At most
     /// this often, however many messages come.
     fn ask_out_of_turn(&mut self) {
-        let pause = OUT_OF_TURN.min(self.me.max_staleness / 30);
+        let pause = MIN_EXTRA_HEARTBEAT_GAP.min(self.me.max_staleness / 30);
         self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
     }
 
     /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
     /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
     /// one, others were lost (rules 9 and 10), and the partition is asked.
-    pub(super) fn receive(&mut self, message: &Message, now: Instant) -> Received {
+    pub(super) fn receive(&mut self, message: &Message, now: Instant) -> MessageAction {
         if message.epoch != self.epoch {
             return self.receive_other_epoch(message, now);
         }
         if without(Rule::Overflow) {
-            self.progress.last = message.seq.checked_sub(1);
+            self.progress.applied = message.seq.checked_sub(1);
         }
         // The partition counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
-        let next = self.progress.last.map_or(0, |last| last.saturating_add(1));
+        let next = self
+            .progress
+            .applied
+            .map_or(0, |last| last.saturating_add(1));
         if message.seq < next && without(Rule::SeenNumbers) {
-            return Received::Ignore;
+            return MessageAction::Ignore;
         }
         let is_next = message.seq == next;
         if is_next {
-            self.progress.last = Some(next);
+            self.progress.applied = Some(next);
         } else if message.seq > next {
             self.ask_out_of_turn();
         }
@@ -165,15 +170,16 @@ impl Session {
             message.kind == Kind::InvalidateAwaited && message.origin != self.me.id;
         // Until the next proof: a heartbeat that is under way has noted an earlier number.
         self.is_awaited |= wants_heartbeat;
-        Received::Apply {
-            is_new: is_next && self.is_new(message),
+        MessageAction::Apply {
+            is_new: is_next && self.count_if_new(message),
             wants_heartbeat,
         }
     }
 
-    /// Only the partition knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties
-    /// only if it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
-    fn receive_other_epoch(&mut self, message: &Message, now: Instant) -> Received {
+    /// Only the partition knows whether the epoch of a message has begun. L1 is suspended until the partition answers, and
+    /// emptied only if the answer names the epoch. If such a message suspended L1 a moment ago, this one does not: it may
+    /// be made up (rule 21).
+    fn receive_other_epoch(&mut self, message: &Message, now: Instant) -> MessageAction {
         if message.kind == Kind::Clear {
             if self.cleared.is_full() {
                 self.cleared.remove(0);
@@ -190,35 +196,35 @@ impl Session {
         } else {
             self.ask_out_of_turn();
         }
-        Received::OtherEpoch { suspends }
+        MessageAction::OtherEpoch { suspends }
     }
 
     /// Whether a message was not counted yet; from now on it is. Messages that are replayed after a new subscription
     /// may have been counted before it.
-    pub(super) fn is_new(&mut self, message: &Message) -> bool {
+    pub(super) fn count_if_new(&mut self, message: &Message) -> bool {
         let is_new = message.seq > self.progress.counted;
         self.progress.counted = message.seq.max(self.progress.counted);
         is_new
     }
 
     /// The partition's clock was read after the instance has subscribed (rule 7).
-    pub(super) fn subscribed(&mut self, partition: &PartitionClock) -> SessionStep {
-        let from = self.progress.last;
+    pub(super) fn on_subscribed(&mut self, partition: &PartitionClock) -> CatchUpStep {
+        let from = self.progress.applied;
         if without(Rule::CatchUp) && from.is_some() {
-            self.progress.last = Some(partition.seq);
+            self.progress.applied = Some(partition.seq);
         }
         self.next_step(partition, from)
     }
 
     /// A heartbeat was answered: each message that it counts has been applied, or was lost (rules 8 and 9). The last
     /// message that had been applied when it was sent is `from`: later ones may have come before this answer.
-    pub(super) fn answered(
+    pub(super) fn on_answer(
         &mut self,
         partition: &PartitionClock,
         from: Option<u64>,
-    ) -> SessionStep {
+    ) -> CatchUpStep {
         if without(Rule::LostMessages) {
-            self.progress.last = Some(partition.seq).max(self.progress.last);
+            self.progress.applied = Some(partition.seq).max(self.progress.applied);
         }
         self.next_step(partition, from)
     }
@@ -227,40 +233,40 @@ impl Session {
     ///
     /// This instance has received messages up to number `from` when the partition was asked. If the partition's clock says
     /// less than it has said before, or names another epoch, its numbers are not those that this instance knows.
-    fn next_step(&mut self, partition: &PartitionClock, from: Option<u64>) -> SessionStep {
+    fn next_step(&mut self, partition: &PartitionClock, from: Option<u64>) -> CatchUpStep {
         let confirmed = self.progress.confirmed;
         debug_assert!(
-            cfg!(larder_ablation) || confirmed <= self.progress.last,
+            cfg!(larder_ablation) || confirmed <= self.progress.applied,
             "all messages up to the number that the partition has named are applied"
         );
         if partition.epoch != self.epoch || confirmed.is_none_or(|seq| seq > partition.seq) {
-            return SessionStep::StartOver;
+            return CatchUpStep::StartOver;
         }
-        if from > Some(partition.seq) {
+        if from.is_some_and(|from| from > partition.seq) {
             // Some messages were made up, and may have had the numbers of others that were lost.
-            self.progress.last = confirmed;
+            self.progress.applied = confirmed;
         }
         self.go_on(partition)
     }
 
-    fn go_on(&mut self, partition: &PartitionClock) -> SessionStep {
-        match self.progress.last {
-            None => SessionStep::StartOver,
-            Some(last) if last < partition.seq => SessionStep::Replay { from: last },
+    fn go_on(&mut self, partition: &PartitionClock) -> CatchUpStep {
+        match self.progress.applied {
+            None => CatchUpStep::StartOver,
+            Some(last) if last < partition.seq => CatchUpStep::Replay { from: last },
             Some(_) => {
                 self.progress.confirmed = Some(partition.seq);
-                SessionStep::UpToDate
+                CatchUpStep::UpToDate
             }
         }
     }
 
-    /// The log was read, as [`SessionStep::Replay`] has said. Returns the messages that are to be applied before the step.
-    pub(super) fn replayed<'m>(
+    /// The log was read, as [`CatchUpStep::Replay`] has said. Returns the messages that are to be applied before the step.
+    pub(super) fn on_log<'m>(
         &mut self,
         log: &'m [Message],
         partition: &PartitionClock,
-    ) -> (&'m [Message], SessionStep) {
-        let from = self.progress.last.unwrap_or(0);
+    ) -> (&'m [Message], CatchUpStep) {
+        let from = self.progress.applied.unwrap_or(0);
         let is_next = |&(message, number): &(&Message, u64)| {
             (message.epoch, message.seq) == (self.epoch, number)
         };
@@ -272,18 +278,19 @@ impl Session {
         let missed = log.get(usize::from(from > 0)..in_order).unwrap_or_default();
         let Some(last) = missed.last() else {
             // The log has no more.
-            return (missed, SessionStep::StartOver);
+            return (missed, CatchUpStep::StartOver);
         };
-        self.progress.last = Some(last.seq);
+        self.progress.applied = Some(last.seq);
         let step = if in_order < log.len() {
-            SessionStep::StartOver
+            CatchUpStep::StartOver
         } else {
             self.go_on(partition)
         };
         (missed, step)
     }
 
-    /// Counts messages from those of the partition's clock on, as [`SessionStep::StartOver`] has said.
+    /// Resets the progress to the partition's clock, as [`CatchUpStep::StartOver`] has said: all earlier messages count as
+    /// applied. The caller empties L1.
     pub(super) fn start_over(&mut self, partition: &PartitionClock) -> StartedOver {
         // With the clears before this one: the partition has left their epochs.
         let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == partition.epoch);
@@ -292,7 +299,7 @@ impl Session {
         let is_new_epoch = self.epoch != 0 && self.epoch != partition.epoch && announced.is_none();
         self.epoch = partition.epoch;
         self.progress = Progress {
-            last: Some(partition.seq),
+            applied: Some(partition.seq),
             confirmed: Some(partition.seq),
             counted: partition.seq,
         };
@@ -304,7 +311,7 @@ impl Session {
 
     /// A proof was taken. Returns whether another heartbeat is wanted now: the caller of an invalidation waits for the
     /// one that says what was applied.
-    pub(super) fn proven(&mut self) -> bool {
+    pub(super) fn take_awaited(&mut self) -> bool {
         take(&mut self.is_awaited)
     }
 }
@@ -370,7 +377,7 @@ mod tests {
                 ["subscribe", at] => {
                     self.session = session(self.session.progress, self.session.epoch, self.now);
                     self.read_clock(at);
-                    let step = self.session.subscribed(&self.partition);
+                    let step = self.session.on_subscribed(&self.partition);
                     self.carry_out(step)
                 }
                 ["message", at] => self.receive(&message(at, Kind::Insert, OTHER)),
@@ -381,7 +388,7 @@ mod tests {
                 ["ask"] => self.ask(),
                 ["answer", at] => {
                     self.read_clock(at);
-                    let step = self.session.answered(&self.partition, self.from);
+                    let step = self.session.on_answer(&self.partition, self.from);
                     self.carry_out(step)
                 }
                 ["heartbeat", at] => {
@@ -402,7 +409,7 @@ mod tests {
         }
 
         fn ask(&mut self) -> String {
-            self.from = self.session.last();
+            self.from = self.session.last_applied();
             let next = self.now + self.session.interval();
             let Applied { epoch, seq } = self.session.send_heartbeat(self.now, next);
             format!("note {epoch}/{seq}")
@@ -411,7 +418,7 @@ mod tests {
         fn receive(&mut self, message: &Message) -> String {
             let due = self.session.next_heartbeat_at();
             let mut does = match self.session.receive(message, self.now) {
-                Received::Apply {
+                MessageAction::Apply {
                     is_new,
                     wants_heartbeat,
                 } => {
@@ -424,9 +431,9 @@ mod tests {
                         .filter_map(|(is, does)| is.then_some(does))
                         .collect()
                 }
-                Received::OtherEpoch { suspends: true } => vec!["suspend L1"],
-                Received::OtherEpoch { suspends: false } => vec!["leave L1"],
-                Received::Ignore => vec!["ignore"],
+                MessageAction::OtherEpoch { suspends: true } => vec!["suspend L1"],
+                MessageAction::OtherEpoch { suspends: false } => vec!["leave L1"],
+                MessageAction::Ignore => vec!["ignore"],
             };
             let at = self.session.next_heartbeat_at();
             let soon = format!("ask in {} ms", (at - self.now).as_millis());
@@ -439,10 +446,10 @@ mod tests {
         fn replay(&mut self, log: &[&str]) -> String {
             let log = log.iter().map(|at| message(at, Kind::Insert, OTHER));
             let log: Vec<_> = log.collect();
-            let (missed, step) = self.session.replayed(&log, &self.partition);
+            let (missed, step) = self.session.on_log(&log, &self.partition);
             let mut does = Vec::new();
             for message in missed {
-                let is_new = self.session.is_new(message);
+                let is_new = self.session.count_if_new(message);
                 let again = if is_new { "" } else { " again" };
                 does.push(format!("apply {}{again}", message.seq));
             }
@@ -450,12 +457,12 @@ mod tests {
             does.join(", ")
         }
 
-        fn carry_out(&mut self, step: SessionStep) -> String {
+        fn carry_out(&mut self, step: CatchUpStep) -> String {
             match step {
-                SessionStep::UpToDate if self.session.proven() => "prove, ask now".to_owned(),
-                SessionStep::UpToDate => "prove".to_owned(),
-                SessionStep::Replay { from } => format!("replay from {from}"),
-                SessionStep::StartOver => match self.session.start_over(&self.partition) {
+                CatchUpStep::UpToDate if self.session.take_awaited() => "prove, ask now".to_owned(),
+                CatchUpStep::UpToDate => "prove".to_owned(),
+                CatchUpStep::Replay { from } => format!("replay from {from}"),
+                CatchUpStep::StartOver => match self.session.start_over(&self.partition) {
                     StartedOver {
                         clears: 0,
                         is_new_epoch: false,

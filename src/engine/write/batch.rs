@@ -104,7 +104,7 @@ async fn send_group(ctx: &Context, mut group: BatchGroup, clock: &ClockKnown) ->
                     Written::Done(ack) => accept(ctx, write, ack, now),
                     // L1 drops its copy: the caller would find it again, or a value of a read that began before, when it
                     // looks for the stored version.
-                    Written::OtherVersion if !ctx.l1.freshness.has_no_l2() => {
+                    Written::OtherVersion if !ctx.l1.freshness.is_unshared() => {
                         ctx.l1.forget(&write.key);
                     }
                     Written::OtherVersion | Written::Full => {}
@@ -140,7 +140,7 @@ async fn step(
 ) -> Result<Written, L2Error> {
     let mut deadline = None;
     // A write without L2 is never late.
-    if group.step.is_insert() && !ctx.l1.freshness.has_no_l2() {
+    if group.step.is_insert() && !ctx.l1.freshness.is_unshared() {
         clock.clone()?;
         // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
         let (at, by) = ctx.deadline();
@@ -160,7 +160,7 @@ async fn step(
     let keys = &*group.keys();
     // An instance that is alone knows the version itself: it has no values in L2.
     if let (Step::InsertIf(version), [key]) = (&group.step, keys)
-        && ctx.l1.freshness.has_no_l2()
+        && ctx.l1.freshness.is_unshared()
         && ctx.l1.version(key, ctx.now()) != *version
     {
         return Ok(Written::OtherVersion);
@@ -183,7 +183,7 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Step::Clear => ctx.l1.flush_and_end_proof(),
         Step::EndLeases => return,
-        Step::Expire if ctx.l1.freshness.has_no_l2() => {
+        Step::Expire if ctx.l1.freshness.is_unshared() => {
             ctx.l1.make_stale(&write.key, stamp.version(), now);
         }
         Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }

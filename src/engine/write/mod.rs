@@ -165,7 +165,7 @@ impl Writes {
             } = encoded;
             let op = ctx.l1.in_flight.begin(&key);
             // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
-            let tags = ctx.l1.tags(&encoded.tags);
+            let tags = ctx.l1.register_tags(&encoded.tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
             let is_off = ctx.switch.is_off_for(&key);
             if is_off && step == Step::Insert {
@@ -300,7 +300,7 @@ impl Writes {
                     (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true, None));
                     ctx.backoff.forget_prefix(prefix);
                 }
-                Ok(if ctx.l1.freshness.has_no_l2() {
+                Ok(if ctx.l1.freshness.is_unshared() {
                     from_l1
                 } else {
                     from_l2

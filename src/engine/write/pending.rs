@@ -143,7 +143,7 @@ impl Write {
         }
         ctx.counters.writes_deferred.bump();
         // Where L2 is this instance's own, it is enough to change L1.
-        if !without(Rule::Deferred) && !ctx.l1.freshness.has_no_l2() {
+        if !without(Rule::Deferred) && !ctx.l1.freshness.is_unshared() {
             ctx.defer(&self.target(), self.deferral);
             if ctx.deferred.is_closed() && ctx.options.may_log() {
                 warn!(

@@ -109,7 +109,7 @@ impl<'a> Attempts<'a> {
         }
         // A value that is loaded meanwhile cannot be stored, so each attempt would be a load in vain.
         self.ctx.breaker.admit().map_err(WriteError::refused)?;
-        if !self.ctx.l1.freshness.has_no_l2() {
+        if !self.ctx.l1.freshness.is_unshared() {
             self.ctx.l1.forget(&self.turn.key);
         }
         Ok(())

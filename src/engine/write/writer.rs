@@ -60,7 +60,7 @@ impl Writer {
         if writes.is_empty() {
             return answers;
         }
-        if self.ctx.l1.freshness.has_no_l2() {
+        if self.ctx.l1.freshness.is_unshared() {
             // Each step is done at once, so there is nothing to gather, and calls are in the order in which their callers
             // make them. No call inserts a key twice, so its writes need no order.
             batch::send(&self.ctx, writes).await;

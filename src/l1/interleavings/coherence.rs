@@ -83,7 +83,7 @@ fn nothing_with_a_tag_is_shown_after_its_invalidation() {
 fn nothing_with_tags_of_another_generation_is_shown() {
     in_every_order(|world| {
         let writer = world.spawn(|world| {
-            let tags = world.l1.tags(&[TAG.into()]);
+            let tags = world.l1.register_tags(&[TAG.into()]);
             let op = world.begin();
             let mark = world.write();
             world.l1.put_inserted(&op, &tagged(mark, tags));
@@ -359,7 +359,7 @@ fn nothing_from_before_a_revocation_is_shown_after_it() {
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
         world.l1.freshness.flush_and_end_proof();
         assert_eq!(world.shown(), None);
-        world.prove(world.l1.freshness.ask());
+        world.prove(world.l1.freshness.begin_proof());
         assert_eq!(world.shown(), None);
         reader.join().unwrap();
         assert_eq!(world.shown(), None);
@@ -391,7 +391,7 @@ fn nothing_is_shown_without_a_proof() {
         assert_eq!(world.shown(), Some((EPOCH, 1)));
         world.l1.freshness.lapse();
         assert_eq!(world.shown(), None);
-        world.prove(world.l1.freshness.ask());
+        world.prove(world.l1.freshness.begin_proof());
         assert_eq!(world.shown(), Some((EPOCH, 1)));
     });
 }

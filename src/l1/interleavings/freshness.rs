@@ -8,7 +8,7 @@ use super::in_every_order;
 fn no_proof_outlives_a_revocation_after_its_question() {
     in_every_order(|world| {
         let subscriber = world.spawn(|world| {
-            let asked = world.l1.freshness.ask();
+            let asked = world.l1.freshness.begin_proof();
             world.prove(asked);
             asked.revocations
         });
@@ -27,7 +27,7 @@ fn a_revocation_counts_when_the_subscriber_is_notified() {
         let subscriber = world.spawn(|world| {
             let requested = world.l1.freshness.proof_requested().now_or_never();
             if requested.is_some() {
-                assert_eq!(world.l1.freshness.ask().revocations, 1);
+                assert_eq!(world.l1.freshness.begin_proof().revocations, 1);
             }
         });
         world.l1.freshness.flush_and_end_proof();

@@ -106,7 +106,7 @@ impl World {
             tag_version: Arc::new(Mutex::new(0)),
         };
         world.l1.flush(EPOCH);
-        world.prove(world.l1.freshness.ask());
+        world.prove(world.l1.freshness.begin_proof());
         world
     }
 
@@ -181,7 +181,7 @@ impl World {
     /// L2's value, if the tag does not say that it is old. Asks for the tag version, unless the instance knows the tag.
     fn ask_with_tag(&self) -> Option<(Mark, Tags)> {
         let mark = self.ask();
-        let tags = self.l1.tags(&[TAG.into()]);
+        let tags = self.l1.register_tags(&[TAG.into()]);
         let state = tags.iter().next().unwrap();
         if !state.is_known(self.l1.freshness.generation()) {
             let tag_version = *self.tag_version.lock().unwrap();

@@ -30,10 +30,10 @@ const OPERATIONS: [Operation; 32] = [
         side.look_up(|world| world.l1.get_unproven(&world.key, world.now, SHORT));
     }),
     ("fallback", |side| {
-        side.look_up(|world| world.l1.get_kept(&world.key, world.now, KEPT, None));
+        side.look_up(|world| world.l1.get_fallback(&world.key, world.now, KEPT, None));
     }),
     ("unproven fallback", |side| {
-        side.look_up(|world| (world.l1).get_kept(&world.key, world.now, KEPT, Some(SHORT)));
+        side.look_up(|world| (world.l1).get_fallback(&world.key, world.now, KEPT, Some(SHORT)));
     }),
     ("keys", |side| {
         side.world.l1.keys(1, side.world.now);
@@ -190,9 +190,9 @@ impl Side {
             return;
         };
         let (mark, number) = (mark(&record), *record.value().typed::<u64>());
-        let is_of_now = number >= seen.first
+        let is_current = number >= seen.first
             && (!record.has_tags() || number >= seen.first_tagged && mark > seen.tag);
-        assert!(mark >= seen.newest && is_of_now, "{mark:?}");
+        assert!(mark >= seen.newest && is_current, "{mark:?}");
         self.handed_out(mark);
     }
 
@@ -298,7 +298,7 @@ impl Side {
 
     /// The subscriber asks for a proof, applies a change, and takes the proof.
     fn catch_up(&self, apply: impl FnOnce(&World)) {
-        let asked = self.world.l1.freshness.ask();
+        let asked = self.world.l1.freshness.begin_proof();
         apply(&self.world);
         self.world.prove(asked);
     }
@@ -386,7 +386,7 @@ const LEFT_OUT: [&str; 8] = [
     "is_at_least",
     "version",
     "replace_times",
-    "next",
+    "next_op_number",
     "is_loading",
     "is_attached",
     "is_current",

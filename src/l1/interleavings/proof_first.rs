@@ -37,7 +37,7 @@ fn changed_long_ago(mut world: World) -> World {
 
 /// The subscriber applies the change that was missed, and takes the proof.
 fn caught_up(world: &World, catch_up: CatchUp) {
-    let asked = world.l1.freshness.ask();
+    let asked = world.l1.freshness.begin_proof();
     catch_up(world);
     world.prove(asked);
 }
@@ -88,11 +88,11 @@ fn an_entry_that_is_too_old_without_a_proof_is_not_judged_by_a_later_one() {
     });
     no_look_up_is_judged_by_a_later_proof(|world| {
         let (kept, limit) = (Duration::from_secs(1), Duration::from_nanos(1));
-        mark((world.l1).get_kept(&world.key, world.now, kept, Some(limit)))
+        mark((world.l1).get_fallback(&world.key, world.now, kept, Some(limit)))
     });
     no_look_up_is_judged_by_a_later_proof(|world| {
         let kept = Duration::from_secs(1);
-        mark(world.l1.get_kept(&world.key, world.now, kept, None))
+        mark(world.l1.get_fallback(&world.key, world.now, kept, None))
     });
 }
 
@@ -102,7 +102,7 @@ fn the_sweep_changes_nothing_of_that() {
     in_every_order(move |world| {
         let world = changed_long_ago(world);
         let subscriber = world.spawn(|world| {
-            let asked = world.l1.freshness.ask();
+            let asked = world.l1.freshness.begin_proof();
             world.miss_a_write();
             world.prove(asked);
             world.sweep_all();

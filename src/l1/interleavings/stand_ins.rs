@@ -20,13 +20,13 @@ struct Moka {
     /// `None` until it is made.
     hashes: Option<BTreeSet<u64>>,
     /// The first bucket that it was not told of. `None` if there is none.
-    untold: Option<u64>,
+    next_untold: Option<u64>,
 }
 
 impl Moka {
     fn made(&mut self) -> &mut BTreeSet<u64> {
         if self.hashes.is_none() {
-            self.untold = Some(0);
+            self.next_untold = Some(0);
         }
         self.hashes.get_or_insert_default()
     }
@@ -63,27 +63,27 @@ impl Policy {
     }
 
     /// The keys are found under the lock, as in moka's, and taken in after it.
-    pub(in crate::l1) fn admit_next(
+    pub(in crate::l1) fn tell_next(
         &self,
         keys: impl FnOnce(u64) -> Option<Vec<(u64, u32)>>,
     ) -> Option<u64> {
         let keys = {
             let mut moka = lock(&self.moka);
             moka.made();
-            let place = moka.untold?;
+            let place = moka.next_untold?;
             let keys = keys(place);
-            moka.untold = keys.as_ref().map(|_| place + 1);
+            moka.next_untold = keys.as_ref().map(|_| place + 1);
             keys?
         };
         for &(hash, weight) in &keys {
-            self.admit(hash, weight);
+            self.tell(hash, weight);
         }
         Some(keys.len() as u64)
     }
 
     pub(in crate::l1) fn knows_all(&self) -> bool {
         let moka = lock(&self.moka);
-        moka.hashes.is_some() && moka.untold.is_none()
+        moka.hashes.is_some() && moka.next_untold.is_none()
     }
 
     #[expect(clippy::unused_self, reason = "as moka's")]
@@ -94,11 +94,11 @@ impl Policy {
     #[expect(clippy::unused_self, reason = "as moka's, which counts look-ups")]
     pub(in crate::l1) fn record(&self, _hash: u64) {}
 
-    pub(in crate::l1) fn admit(&self, hash: u64, _weight: u32) -> bool {
+    pub(in crate::l1) fn tell(&self, hash: u64, _weight: u32) -> bool {
         let knows_all = {
             let mut moka = lock(&self.moka);
             moka.made().insert(hash);
-            moka.untold.is_none()
+            moka.next_untold.is_none()
         };
         if self.capacity() == 0 {
             self.run_pending();

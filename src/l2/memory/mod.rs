@@ -261,12 +261,12 @@ mod tests {
     use super::MemoryL2;
     use crate::clock::Clock;
     use crate::l2::{
-        Batch, EncodedValue, Fill, L2, LeaseReply, LeaseRequest, Step, Ttls, Want, Written,
+        AcceptedValue, Batch, EncodedValue, Fill, L2, LeaseReply, LeaseRequest, Step, Ttls, Written,
     };
 
     const ASK: LeaseRequest = LeaseRequest {
         ttl: Duration::from_secs(60),
-        want: Want::Any,
+        want: AcceptedValue::Any,
         deadline: None,
     };
 

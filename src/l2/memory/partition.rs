@@ -14,10 +14,10 @@ use super::{Listening, MemoryL2, name_of};
 use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lease, LeaseReply,
-    LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLifetime, Noted, OnConnect,
-    OnHeard, Partition, PartitionClock, PartitionName, ReadResult, Reply, Stamp, Step,
-    StoredCounts, Subscription, TagVersion, Touched, Ttls, Want, Written, random,
+    AcceptedValue, Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lease,
+    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLifetime, Noted,
+    OnConnect, OnHeard, Partition, PartitionClock, PartitionName, ReadResult, Reply, Stamp, Step,
+    StoredCounts, Subscription, TagVersion, Touched, Ttls, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
@@ -176,7 +176,7 @@ impl Partition for MemoryPartition {
             let held = state.granted(key).find(|other| other.type_tag == type_tag);
             let epoch = state.clock.epoch;
             if let Some(mut other) = held
-                && ask.want != Want::Anew
+                && ask.want != AcceptedValue::NewLoad
                 && other.lease.epoch == epoch
                 && !state.now.is_private
             {
@@ -186,7 +186,7 @@ impl Partition for MemoryPartition {
                 return LeaseReply::Wait(left);
             }
             // Loads that wait for the end of a lease that is taken over wait for the end of this one.
-            let is_taken_over = ask.want == Want::Anew;
+            let is_taken_over = ask.want == AcceptedValue::NewLoad;
             let token = random();
             let lease = Lease { token, epoch };
             let granted = Granted {
@@ -199,7 +199,7 @@ impl Partition for MemoryPartition {
             // (rule 20).
             state.keep_lease(key, granted, ask.ttl);
             // The value that has expired, for a load that replaces it.
-            let is_kept = ask.want == Want::Any && state.stored(key, type_tag).is_some();
+            let is_kept = ask.want == AcceptedValue::Any && state.stored(key, type_tag).is_some();
             match state.get(key).filter(|_| is_kept) {
                 Some(kept) => LeaseReply::Replace(lease, kept),
                 None => LeaseReply::Granted(lease),

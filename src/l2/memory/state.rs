@@ -13,9 +13,9 @@ use super::tags::Tags;
 #[cfg(feature = "write-behind")]
 use super::writes::WaitingWrites;
 use crate::l2::{
-    Applied, Batch, EncodedValue, Event, Key, Kind, LOG_ENTRIES, Lease, Lifetime, ListAge, Member,
-    MemberInfo, Members, Message, PartitionClock, Stamp, Step, Version, Want, WriteAck, Written,
-    random,
+    AcceptedValue, Applied, Batch, EncodedValue, Event, Key, Kind, LOG_ENTRIES, Lease, Lifetime,
+    ListAge, Member, MemberInfo, Members, Message, PartitionClock, Stamp, Step, Version, WriteAck,
+    Written, random,
 };
 use crate::options::LONGEST;
 use crate::wire::envelope::{self, MOST_VALUES, restamped};
@@ -173,13 +173,15 @@ impl PartitionState {
     }
 
     /// Whether the value with a type tag is one that is asked for.
-    pub(super) fn is_usable(&self, key: &str, type_tag: u64, want: Want) -> bool {
+    pub(super) fn is_usable(&self, key: &str, type_tag: u64, want: AcceptedValue) -> bool {
         let valid = || self.valid(key, type_tag);
         match want {
-            Want::Any => valid().is_some(),
-            Want::OtherThan(seen) => valid().is_some_and(|(_, stamp, _)| stamp.ver != seen),
-            Want::Nothing | Want::Anew => false,
-            Want::Kept => self.stored(key, type_tag).is_some(),
+            AcceptedValue::Any => valid().is_some(),
+            AcceptedValue::OtherThan(seen) => {
+                valid().is_some_and(|(_, stamp, _)| stamp.ver != seen)
+            }
+            AcceptedValue::NoValue | AcceptedValue::NewLoad => false,
+            AcceptedValue::EvenExpired => self.stored(key, type_tag).is_some(),
         }
     }
 

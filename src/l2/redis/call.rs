@@ -12,19 +12,19 @@ use twox_hash::XxHash3_64;
 use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
 use crate::l2::{EncodedValue, L2Error, PartitionClock, Stamp, Ttls, random};
-use crate::wire::envelope::{self, STAMPED};
+use crate::wire::envelope::{self, STAMPED_LENGTH};
 
 /// Bodies of at least this many bytes bypass Lua (they are staged). For shorter ones staging is slower.
 const STAGED_FROM: usize = 1024;
 
 /// A script: parts that it shares with others, and then its own.
-pub(super) struct Lua {
+pub(super) struct LuaScript {
     parts: &'static [&'static str],
     /// With the hash of its text.
     script: Script,
 }
 
-impl Lua {
+impl LuaScript {
     pub(super) fn new(parts: &'static [&'static str]) -> Self {
         let script = Script::new(&parts.concat());
         Self { parts, script }
@@ -34,7 +34,7 @@ impl Lua {
 /// A script with its keys and then its arguments, written one after the other into the command that is sent.
 /// The client's own way to call a script allocates for each of them.
 pub(super) struct ScriptCall<'a> {
-    lua: &'static Lua,
+    lua: &'static LuaScript,
     names: &'a Names,
     command: Cmd,
     /// How many keys the command announces, and how many were added. What follows the announced ones are arguments to the
@@ -47,13 +47,13 @@ pub(super) struct ScriptCall<'a> {
 
 impl<'a> ScriptCall<'a> {
     /// A call with this number of keys.
-    pub(super) fn new(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+    pub(super) fn new(lua: &'static LuaScript, names: &'a Names, keys: usize) -> Self {
         Self::by("EVALSHA", lua, names, keys)
     }
 
     /// A call with this number of keys, sent by the command `name`: a script that only reads has another one than
     /// `EVALSHA`.
-    pub(super) fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+    pub(super) fn by(name: &str, lua: &'static LuaScript, names: &'a Names, keys: usize) -> Self {
         // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key. A
         // large value comes late, so only the names before it are copied then.
         let parts = 11 + 2 * keys;
@@ -103,7 +103,7 @@ impl<'a> ScriptCall<'a> {
             let name = self.names.name(STAGED, &name);
             let mut set = Cmd::with_capacity(5, name.len() + value.body.len() + 128);
             // Behind room for its stamp.
-            let body = Joined([&[0; STAMPED][..], &*value.body]);
+            let body = Joined([&[0; STAMPED_LENGTH][..], &*value.body]);
             set.arg("SET").arg(name).arg(body);
             // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
             set.arg("PX").arg(in_store_ms(value.ttls));
@@ -123,7 +123,7 @@ impl<'a> ScriptCall<'a> {
 
     /// Adds the channel of the partition's messages.
     pub(super) fn channel(&mut self) -> &mut Self {
-        self.arg(&self.names.events)
+        self.arg(&self.names.channel)
     }
 
     /// Adds how a change is published: the channel, a number that names the epoch if one begins, and the payload.
@@ -236,15 +236,15 @@ fn with_command(script: &str, error: RedisError) -> RedisError {
 
 /// The numbers that a script answers, packed into bytes. To parse a list of numbers takes the client several
 /// times as long.
-pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error> {
+pub(super) fn unpack_numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error> {
     let numbers = packed.as_chunks().0.try_into();
-    let numbers: [[u8; 8]; N] = numbers.map_err(|_| senseless())?;
+    let numbers: [[u8; 8]; N] = numbers.map_err(|_| malformed_answer())?;
     Ok(numbers.map(u64::from_be_bytes))
 }
 
 /// A stamp that a script answers.
 pub(super) fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
-    let [epoch, ver, written_at] = numbers(packed)?;
+    let [epoch, ver, written_at] = unpack_numbers(packed)?;
     Ok(Stamp::new(epoch, ver, written_at))
 }
 
@@ -261,6 +261,6 @@ pub(super) fn clock([epoch, seq, ver, now, is_off]: [u64; 5], incarnation: &str)
     }
 }
 
-pub(super) fn senseless() -> L2Error {
+pub(super) fn malformed_answer() -> L2Error {
     L2Error::unexpected("a script's answer makes no sense")
 }

@@ -2,29 +2,24 @@
 //! breaks, falls silent or leads to a server that is not the primary.
 //!
 //! Does not know the purpose of a request. The subscriber decides which incarnation of the server counts: see
-//! [`Connections::keep_only`].
+//! [`ConnectionSlot::keep_only`].
 
 use std::mem::replace;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, cmd};
+use deadpool_redis::redis::{Cmd, RedisError, RedisResult, cmd};
 use futures::FutureExt;
-use futures::future::join;
 use tokio::task::unconstrained;
 use tokio::time::Instant;
-use tracing::warn;
 
-use super::error::{is_elsewhere, l2_error, none_to_spare, run_error};
-use super::names::Names;
-use super::run::{RunAnswer, run};
-use super::server::CONNECT;
-use super::shared::{Pooled, SharedConnection, SharedConnections};
-use super::topology::Topology;
-use crate::l2::{L2Error, LONGEST_PAUSE, OnConnect, reconnects};
+use super::connect::{
+    ConnectionFactory, Failure, LiveConnection, connect, is, is_no_primary, is_not_executed,
+};
+use super::error::l2_error;
+use crate::l2::{L2Error, LONGEST_PAUSE, reconnect_delays};
 use crate::util::late::timeout_at;
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
@@ -35,76 +30,11 @@ const HALF_OPEN_AFTER: u32 = 3;
 /// forgotten the connection.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
-pub(super) struct Connections {
-    source: Arc<ConnectionSource>,
+pub(super) struct ConnectionSlot {
+    factory: Arc<ConnectionFactory>,
     /// Another connection, which has precedence in the pool: without it, this one is not made.
-    first: Option<Arc<Connections>>,
+    first: Option<Arc<ConnectionSlot>>,
     current: Mutex<Current>,
-}
-
-/// Makes connections.
-pub(super) struct ConnectionSource {
-    pub(super) topology: Arc<Topology>,
-    pub(super) names: Arc<Names>,
-    /// How long a request may take.
-    pub(super) limit: Duration,
-    pub(super) on_connect: OnConnect,
-    /// The incarnation of the server for which the warning of evictions was last logged. Zero before that.
-    pub(super) warned_of: AtomicU64,
-    /// The `max_staleness` of the subscriber, in ms. Zero before it has subscribed.
-    pub(super) max_staleness: AtomicU64,
-}
-
-impl ConnectionSource {
-    /// The error of a connection that was not there in time.
-    fn not_in_time(&self, after: Duration) -> L2Error {
-        if self.topology.is_pool_exhausted() {
-            return none_to_spare();
-        }
-        L2Error::timed_out(after)
-    }
-
-    /// Whether the witnesses, if any, still name the server of a connection. Values that are read over it may be as old
-    /// as that (rule 26).
-    fn believes(&self, shared: &SharedConnections, term: u64) -> bool {
-        // Before there is a subscriber, nothing but L2 is used.
-        let within = match self.max_staleness.load(Ordering::Relaxed) {
-            0 => CONNECT,
-            millis => Duration::from_millis(millis),
-        };
-        shared.primary.is_believed(term, self.names.slot, within)
-    }
-
-    /// Warns, once for all partitions, if the server hides its process.
-    fn check_process(&self, found: &RunAnswer) {
-        if found.hides_process()
-            && !self
-                .names
-                .logged_once
-                .no_process
-                .swap(true, Ordering::Relaxed)
-        {
-            warn!(
-                namespace = self.names.namespace,
-                "INFO of the server has no run_id, so each failover empties L2, also one that has lost nothing"
-            );
-        }
-    }
-
-    /// Warns, once in each incarnation of the server, if that may evict keys without a TTL.
-    fn check_policy(&self, found: &RunAnswer) {
-        let (incarnation, policy) = (found.clock.incarnation, found.policy.as_str());
-        // Other policies leave keys without a TTL alone. The swap keeps several connections from warning at once.
-        if policy.starts_with("allkeys-")
-            && self.warned_of.swap(incarnation, Ordering::Relaxed) != incarnation
-        {
-            warn!(
-                namespace = self.names.namespace,
-                policy,
-                "Redis may evict the keys that the cache keeps for itself, which costs what is cached; set its maxmemory-policy to volatile-lru, another of volatile-*, or noeviction"
-            );
-        }
-    }
 }
 
 #[derive(Default)]
@@ -117,56 +47,12 @@ struct Current {
 }
 
 /// A connection that is being made, is there, or could not be made since then.
-type Attempt = SharedResult<Result<Arc<Live>, (L2Error, Instant)>>;
+type Attempt = SharedResult<Result<Arc<LiveConnection>, (L2Error, Instant)>>;
 
-/// A working connection.
-pub(super) struct Live {
-    shared: Arc<SharedConnections>,
-    is_first: bool,
-    /// The pool's entry for `connection`. All partitions that use the connection share this `Arc`.
-    pub(super) pooled: Arc<Pooled>,
-    pub(super) connection: MultiplexedConnection,
-    /// The incarnation of the server that RUN found over it: see [`PartitionClock::incarnation`].
-    incarnation: u64,
-    /// The term in which the connection was made: see [`PrimaryAt::term`](super::primary::PrimaryAt::term).
-    term: u64,
-    /// Timeouts in a row.
-    silent: AtomicU32,
-}
-
-impl Live {
-    fn shared_connection(&self) -> &SharedConnection {
-        self.shared.connection(self.is_first)
-    }
-
-    /// About how many bytes the reads under way will bring, the reads of other partitions included.
-    pub(super) fn expected(&self) -> &AtomicUsize {
-        &self.shared_connection().expected
-    }
-}
-
-/// Why one copy of a request has no answer.
-pub(super) enum Failure {
-    /// No server has executed this copy, and none will.
-    NotExecuted(L2Error),
-    /// The connection broke: the server may have executed it, or may yet do so.
-    InDoubt(L2Error),
-    /// The server refused it for a reason that another connection does not change, or time is up.
-    Final(L2Error),
-}
-
-impl Failure {
-    pub(super) fn into_error(self) -> L2Error {
-        match self {
-            Self::NotExecuted(error) | Self::InDoubt(error) | Self::Final(error) => error,
-        }
-    }
-}
-
-impl Connections {
-    pub(super) fn new(source: Arc<ConnectionSource>, first: Option<Arc<Self>>) -> Self {
+impl ConnectionSlot {
+    pub(super) fn new(factory: Arc<ConnectionFactory>, first: Option<Arc<Self>>) -> Self {
         Self {
-            source,
+            factory,
             first,
             current: Mutex::default(),
         }
@@ -174,7 +60,7 @@ impl Connections {
 
     /// How long a request may take.
     pub(super) fn limit(&self) -> Duration {
-        self.source.limit
+        self.factory.limit
     }
 
     /// About how many bytes the reads under way will bring over the connection, if it is there.
@@ -187,7 +73,7 @@ impl Connections {
     /// A subscriber relies on what is read.
     pub(super) fn rely(&self, max_staleness: Duration) {
         let millis = u64::try_from(max_staleness.as_millis()).unwrap_or(u64::MAX);
-        self.source
+        self.factory
             .max_staleness
             .store(millis.max(1), Ordering::Relaxed);
     }
@@ -233,7 +119,7 @@ impl Connections {
     }
 
     /// The connection, if it is there. If not, one is being made from now on.
-    pub(super) fn live(&self) -> Option<Arc<Live>> {
+    pub(super) fn live(&self) -> Option<Arc<LiveConnection>> {
         self.attempt().peek()?.ok()
     }
 
@@ -289,14 +175,14 @@ impl Connections {
         self.judge(&live, answer.ok())
     }
 
-    async fn connection(&self, deadline: Instant) -> Result<Arc<Live>, Failure> {
+    async fn connection(&self, deadline: Instant) -> Result<Arc<LiveConnection>, Failure> {
         let attempt = self.attempt();
         let connected = match attempt.peek() {
             // Mostly: no future, no timer.
             Some(connected) => Ok(connected),
             None => match timeout_at(deadline, attempt.wait()).await {
                 Ok(connected) => connected.ok_or_else(L2Error::closed),
-                Err(_) => Err(self.source.not_in_time(self.limit())),
+                Err(_) => Err(self.factory.not_in_time(self.limit())),
             },
         };
         let connected = connected.and_then(|connected| connected.map_err(|(error, _)| error));
@@ -316,9 +202,11 @@ impl Connections {
         let mut current = lock(&self.current);
         if let Some(attempt) = current.attempt.clone() {
             match attempt.peek() {
-                Some(Err((_, at))) if at.elapsed() >= current.pause() => {}
+                Some(Err((_, at))) if at.elapsed() >= current.pause() => {
+                    current.failures = current.failures.saturating_add(1);
+                }
                 // The witnesses may name another primary by now.
-                Some(Ok(live)) if !self.source.believes(&live.shared, live.term) => {}
+                Some(Ok(live)) if !self.factory.believes(&live.shared, live.term) => {}
                 // Another partition has found that it may be lost.
                 Some(Ok(live)) if live.pooled.is_suspected() => {}
                 // The runtime of its task has ended: nobody would ever finish this attempt.
@@ -330,10 +218,11 @@ impl Connections {
                     return attempt;
                 }
             }
-            current.failures = current.failures.saturating_add(1);
         }
         let (sender, attempt) = shared_result();
-        let connecting = connect(Arc::clone(&self.source), self.first.clone());
+        let first = self.first.clone();
+        let first_is_there = first.map(|first| move || first.is_there());
+        let connecting = connect(Arc::clone(&self.factory), first_is_there);
         // A task of its own, so that cancelling one call does not affect the others that wait for it.
         tokio::spawn(async move {
             let connected = connecting.await.map(Arc::new);
@@ -347,7 +236,7 @@ impl Connections {
     /// request was executed.
     pub(super) fn judge<T>(
         &self,
-        live: &Arc<Live>,
+        live: &Arc<LiveConnection>,
         answer: Option<RedisResult<T>>,
     ) -> Result<T, Failure> {
         match answer {
@@ -363,7 +252,7 @@ impl Connections {
         }
     }
 
-    fn judge_error(&self, live: &Arc<Live>, error: RedisError) -> Failure {
+    fn judge_error(&self, live: &Arc<LiveConnection>, error: RedisError) -> Failure {
         live.pooled.note_answer();
         // Such a server refuses each request before it executes anything, so this copy was not executed (rule 14).
         let not_executed = is(&error, is_not_executed);
@@ -383,7 +272,7 @@ impl Connections {
         }
     }
 
-    fn judge_timeout(&self, live: &Arc<Live>) -> Failure {
+    fn judge_timeout(&self, live: &Arc<LiveConnection>) -> Failure {
         // One slow answer says nothing of a connection that was busy, and a new one would only wait behind it in the
         // server.
         let timeouts = live.silent.fetch_add(1, Ordering::Relaxed) + 1;
@@ -400,13 +289,13 @@ impl Connections {
     }
 
     /// Gives a connection up, so that neither this partition nor another one that has none is given it again.
-    fn discard(&self, live: &Arc<Live>) {
+    fn discard(&self, live: &Arc<LiveConnection>) {
         self.leave(live);
         live.shared_connection().retire(&live.pooled);
     }
 
     /// Has the next request of this partition look for its server anew.
-    fn leave(&self, live: &Arc<Live>) {
+    fn leave(&self, live: &Arc<LiveConnection>) {
         let mut current = lock(&self.current);
         // Another request may have left it already, and the connection that is there now is a good one.
         if current.live().is_some_and(|now| Arc::ptr_eq(&now, live)) {
@@ -417,7 +306,7 @@ impl Connections {
 
 impl Current {
     /// The connection, if it is there.
-    fn live(&self) -> Option<Arc<Live>> {
+    fn live(&self) -> Option<Arc<LiveConnection>> {
         self.attempt.as_ref()?.peek()?.ok()
     }
 
@@ -425,7 +314,7 @@ impl Current {
     fn pause(&self) -> Duration {
         // From there on the pause is the longest one, and `nth` draws each delay before it.
         let failures = usize::from(self.failures.min(8));
-        reconnects().nth(failures).unwrap_or(LONGEST_PAUSE)
+        reconnect_delays().nth(failures).unwrap_or(LONGEST_PAUSE)
     }
 }
 
@@ -439,111 +328,4 @@ fn has_ended(connection: &MultiplexedConnection) -> bool {
     let mut connection = connection.clone();
     let asked = unconstrained(connection.send_packed_command(&HELLO));
     asked.now_or_never().is_some_and(|answer| answer.is_err())
-}
-
-/// Whether this error means that the server is a replica, or that it is still reading its data, as a replica does
-/// when it begins to follow a primary. Such a server refuses every request before it executes anything, for as
-/// long as the connection stays with it.
-///
-/// NOREPLICAS is none of these: a primary that misses its replicas may get them back. If it was replaced, its
-/// heartbeats fail as well, and the subscriber finds the new one.
-fn is_no_primary(kind: ServerErrorKind) -> bool {
-    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
-    matches!(kind, ReadOnly | MasterDown | BusyLoading)
-}
-
-/// Whether the server has refused the request before it executed anything.
-pub(super) fn is_not_executed(kind: ServerErrorKind) -> bool {
-    is_no_primary(kind) || is_elsewhere(kind)
-}
-
-fn is(error: &RedisError, kind: impl Fn(ServerErrorKind) -> bool) -> bool {
-    matches!(error.kind(), ErrorKind::Server(of) if kind(of))
-}
-
-/// Takes the connection that the partitions share, or makes one, and asks with RUN for the incarnation of the server.
-async fn connect(
-    source: Arc<ConnectionSource>,
-    first: Option<Arc<Connections>>,
-) -> Result<Live, L2Error> {
-    let deadline = Instant::now() + CONNECT;
-    let is_first = first.is_none();
-    let mut joined = join_server(&source, is_first, deadline).await;
-    if matches!(joined, Err(Failure::NotExecuted(_))) {
-        joined = join_server(&source, is_first, deadline).await;
-    }
-    let (live, found) = joined.map_err(Failure::into_error)?;
-    source.check_process(&found);
-    source.check_policy(&found);
-    if first.is_some_and(|first| !first.is_there()) {
-        // The pool may have given this one its last connection, which the first had lost.
-        live.shared_connection().retire(&live.pooled);
-        return Err(L2Error::closed());
-    }
-    // Before any request goes over it: the instance may have to empty L1 first (rule 13).
-    (source.on_connect)(&found.clock);
-    Ok(live)
-}
-
-/// A connection, and what RUN found over it. One on which RUN fails is retired, or the next attempt would be given the
-/// same one again. The failure is [`Failure::NotExecuted`] if the server is not the primary.
-async fn join_server(
-    source: &ConnectionSource,
-    is_first: bool,
-    deadline: Instant,
-) -> Result<(Live, RunAnswer), Failure> {
-    let not_in_time = |_| Failure::Final(source.not_in_time(CONNECT));
-    let found = timeout_at(deadline, source.topology.find(source.names.slot)).await;
-    let shared = found.map_err(not_in_time)?.map_err(Failure::Final)?;
-    let shared_connection = shared.connection(is_first);
-    let pooled = shared.pooled(shared_connection);
-    // Not dropped before the pool was asked whether it had to wait. A spare connection is not waited for.
-    let mut connecting = pin!(shared.connect(&pooled, is_first));
-    let connected = timeout_at(deadline, &mut connecting).await;
-    let (connection, term, is_new) = connected.map_err(not_in_time)?.map_err(Failure::Final)?;
-    // A connection that others have made may be one that no heartbeat has asked for since.
-    if !source.believes(&shared, term) {
-        let (primary, slot) = (&shared.primary, source.names.slot);
-        primary.confirm(term, slot).await.map_err(|error| {
-            primary.doubt(term);
-            Failure::NotExecuted(error)
-        })?;
-    }
-    // Together, so that a new connection costs one round trip.
-    let naming = source.names.give_name(is_new, connection.clone());
-    let (topology, primary) = (&source.topology, &shared.primary);
-    let running = run(&source.names, None, topology, primary, connection.clone()).boxed();
-    let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
-    let failed = match found {
-        Ok(Ok(found)) => {
-            pooled.note_answer();
-            // A read that has begun meanwhile may rely on it as if it had been made at its end.
-            if source.believes(&shared, term) {
-                let live = Live {
-                    incarnation: found.clock.incarnation,
-                    silent: AtomicU32::new(0),
-                    term,
-                    connection,
-                    is_first,
-                    pooled: Arc::clone(&pooled),
-                    shared: Arc::clone(&shared),
-                };
-                return Ok((live, found));
-            }
-            Failure::NotExecuted(L2Error::closed())
-        }
-        Ok(Err(error)) if is(&error, is_not_executed) => {
-            if is(&error, is_elsewhere) {
-                // It is good for the partitions that are there.
-                return Err(Failure::NotExecuted(run_error(error, source.names.slot)));
-            }
-            // The idle connections of the pool probably lead to the old primary as well.
-            shared.pool().retain(|_, _| false);
-            Failure::NotExecuted(l2_error(error))
-        }
-        Ok(Err(error)) => Failure::Final(l2_error(error)),
-        Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),
-    };
-    shared_connection.retire(&pooled);
-    Err(failed)
 }

@@ -12,16 +12,18 @@ use futures::TryFutureExt;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::call::{ScriptCall, in_store_ms, is_staged, senseless, stamp};
-use super::connection::Connections;
+use super::call::{ScriptCall, in_store_ms, is_staged, malformed_answer, stamp};
+use super::connection::ConnectionSlot;
 use super::gathered::Gathered;
 use super::names::{CLOCK, HOLD, LEASE, LOG, Names, TAG_VERSION, VALUE, WRITES};
 use super::scripts;
 use crate::clock::millis;
 use crate::key::Key;
-use crate::l2::{EncodedValue, Fill, L2Error, Lease, LeaseReply, LeaseRequest, Ttls, Want, random};
+use crate::l2::{
+    AcceptedValue, EncodedValue, Fill, L2Error, Lease, LeaseReply, LeaseRequest, Ttls, random,
+};
 use crate::util::lock::lock;
-use crate::wire::envelope::{self, STAMPED};
+use crate::wire::envelope::{self, STAMPED_LENGTH};
 
 pub(super) struct LoadSteps {
     steps: Arc<Steps>,
@@ -32,7 +34,7 @@ pub(super) struct LoadSteps {
 /// What the requests are made of, and where they go.
 struct Steps {
     names: Arc<Names>,
-    connections: Arc<Connections>,
+    connections: Arc<ConnectionSlot>,
     /// Of the values that are filled, as they have it.
     type_tag: [u8; 8],
     /// As leases have it.
@@ -44,7 +46,7 @@ type Ask<'a> = (&'a str, LeaseRequest);
 
 /// A load that fills a key.
 #[derive(Clone, Copy)]
-struct Filled<'a> {
+struct FillRequest<'a> {
     key: &'a str,
     lease: Lease,
     value: &'a EncodedValue,
@@ -61,7 +63,7 @@ type LeaseAnswer = (String, Option<Bytes>, u64);
 type FillAnswer = (String, Option<Bytes>, Option<Vec<u8>>);
 
 impl LoadSteps {
-    pub(super) fn new(names: Arc<Names>, connections: Arc<Connections>, type_tag: u64) -> Self {
+    pub(super) fn new(names: Arc<Names>, connections: Arc<ConnectionSlot>, type_tag: u64) -> Self {
         let limit = connections.limit();
         let steps = Arc::new(Steps {
             names,
@@ -105,7 +107,7 @@ impl LoadSteps {
             let fill = (key.into(), lease, value.clone(), payload);
             return self.fills.call(fill).await;
         }
-        let fill = Filled {
+        let fill = FillRequest {
             key,
             lease,
             value,
@@ -225,11 +227,11 @@ impl Steps {
             call.arg(token).arg(millis(ask.ttl));
             match ask.want {
                 // None of these signs is a number, which a version is.
-                Want::Any => call.arg(""),
-                Want::OtherThan(seen) => call.arg(seen),
-                Want::Nothing => call.arg("*"),
-                Want::Anew => call.arg("!"),
-                Want::Kept => call.arg("~"),
+                AcceptedValue::Any => call.arg(""),
+                AcceptedValue::OtherThan(seen) => call.arg(seen),
+                AcceptedValue::NoValue => call.arg("*"),
+                AcceptedValue::NewLoad => call.arg("!"),
+                AcceptedValue::EvenExpired => call.arg("~"),
             };
         }
         call
@@ -258,12 +260,14 @@ impl Steps {
     }
 
     async fn fill_each(&self, fills: Vec<OwnedFill>, until: Instant) -> Vec<Result<Fill, L2Error>> {
-        let fills = fills.iter().map(|(key, lease, value, payload)| Filled {
-            key,
-            lease: *lease,
-            value,
-            payload: payload.as_deref(),
-        });
+        let fills = fills
+            .iter()
+            .map(|(key, lease, value, payload)| FillRequest {
+                key,
+                lease: *lease,
+                value,
+                payload: payload.as_deref(),
+            });
         let fills: Vec<_> = fills.collect();
         match self.fill(&fills, until).await {
             Ok(replies) => replies.into_iter().map(Ok).collect(),
@@ -278,7 +282,7 @@ impl Steps {
     }
 
     /// Fills keys in one request. A value whose body is staged comes alone.
-    async fn fill(&self, fills: &[Filled<'_>], until: Instant) -> Result<Vec<Fill>, L2Error> {
+    async fn fill(&self, fills: &[FillRequest<'_>], until: Instant) -> Result<Vec<Fill>, L2Error> {
         let tags = fills
             .iter()
             .flat_map(|fill| envelope::tags_of(&fill.value.body));
@@ -301,14 +305,14 @@ impl Steps {
                     .arg(fill.lease.epoch)
                     .value(fill.value);
                 call.arg(fill.key).arg(fill.payload.unwrap_or_default());
-                call.arg(STAMPED + fill.value.body.len());
+                call.arg(STAMPED_LENGTH + fill.value.body.len());
             }
             call.run::<Vec<FillAnswer>>(connection)
         };
         let answers = self.connections.send_until(until, send).await?;
         let replies = answers
             .into_iter()
-            .map(|answer| fill_reply(answer)?.ok_or_else(senseless));
+            .map(|answer| fill_reply(answer)?.ok_or_else(malformed_answer));
         expect_count(replies.collect::<Result<_, _>>()?, fills.len())
     }
 }
@@ -323,13 +327,13 @@ fn expect_count<T>(answers: Vec<T>, count: usize) -> Result<Vec<T>, L2Error> {
     if answers.len() == count {
         Ok(answers)
     } else {
-        Err(senseless())
+        Err(malformed_answer())
     }
 }
 
 /// The answer to one load.
 fn single<T>(mut answers: Vec<T>) -> Result<T, L2Error> {
-    answers.pop().ok_or_else(senseless)
+    answers.pop().ok_or_else(malformed_answer)
 }
 
 /// `RENEW_LEASE`. Without a `ttl` it gives the lease back.
@@ -359,7 +363,7 @@ fn lease_reply(
         },
         ("HOLD", _) => LeaseReply::Hold,
         ("MISS", _) => LeaseReply::Miss,
-        _ => return Err(senseless()),
+        _ => return Err(malformed_answer()),
     })
 }
 
@@ -376,6 +380,6 @@ fn fill_reply((answer, bytes, stamped): FillAnswer) -> Result<Option<Fill>, L2Er
         ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
         ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
         ("ABSENT", _) => Ok(None),
-        _ => Err(senseless()),
+        _ => Err(malformed_answer()),
     }
 }

@@ -9,7 +9,7 @@ use crate::l2::{Applied, Member, MemberInfo};
 pub(crate) fn entry(member: &Member) -> String {
     let Applied { epoch, seq } = member.applied;
     let staleness = millis(member.info.max_staleness);
-    // Text and not bytes, as Lua reads it with one pattern; `whole` in list.lua bounds each number.
+    // Text and not bytes, as Lua reads it with one pattern; `whole_number` in member_list.lua bounds each number.
     format!("{epoch}:{seq}:{staleness}:{}", member.note)
 }
 

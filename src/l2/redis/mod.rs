@@ -1,32 +1,38 @@
 //! L2 on Redis, through a deadpool pool.
 //!
-//! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
+//! - [`servers`]: where the servers are; [`server`]: one of them, and how connections to it are made; [`tls`]: whether
+//!   TLS can work
 //! - [`topology`]: the server of each partition, or the node of a cluster; [`primary`]: whether it is believed, by what
 //!   [`sentinel`]s say, or the nodes of a [`cluster`], over [`witness_links`]
-//! - [`partition`]: the steps, each a script or a command; [`scripts`]: those of the folder `lua`; [`call`]: one call of a script
+//! - [`partition`]: the steps, each a script or a command; [`scripts`]: those of the folder `lua`; [`call`]: one call
+//!   of a script
 //! - [`load_steps`]: the steps of loads; [`gathered`]: those that share a request
 //! - [`read_batcher`]: reads of all partitions on a server that share a request; [`read_request`]: over which connection it
 //!   goes
-//! - [`shared`]: the connections that all partitions on a server share, [`per_runtime`] on each runtime; [`connection`]:
-//!   one for requests, as a partition uses it
-//! - [`pubsub`]: the one that subscribes, for messages and heartbeats; [`subscription`]: the part of it that is a
+//! - [`server_connections`]: the connections that all partitions on a server share, [`per_runtime`] on each runtime;
+//!   [`connection`]:
+//!   one for requests, as a partition uses it; [`connect`]: how it is made
+//! - [`pubsub`]: the one that subscribes, for messages and [`heartbeats`]; [`subscription`]: the part of it that is a
 //!   partition's
 //! - [`run`]: the first request of a partition over a connection; [`partitions`]: which partitions of a namespace may be
-//!   used, found out for all of them together by [`joint`]
+//!   used, found out for all of them together by [`shared_work`]
 //! - [`members`]: how a member is written down; [`names`]: the names of a partition's keys, and of its connections
-//! - [`error`]: the client's errors as errors of the crate; `trouble.md`: the effect of each on a cache
+//! - `write_stream`: the steps of write-behind; `inspect`: what tools read
+//! - [`error`]: the client's errors as errors of the crate; `failure_modes.md`: the effect of each on a cache
 //!
-//! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
+//! Knows nothing of L1, nor of payloads: the scripts look at the heads of values (stamp, times, lengths and type tag) and at
+//! their tags.
 
 mod call;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod connect;
 mod connection;
 mod error;
 mod gathered;
+mod heartbeats;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
-mod joint;
 mod load_steps;
 pub(crate) mod members;
 pub(crate) mod names;
@@ -41,8 +47,9 @@ mod run;
 mod scripts;
 mod sentinel;
 mod server;
+mod server_connections;
 mod servers;
-mod shared;
+mod shared_work;
 mod subscription;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
@@ -60,7 +67,8 @@ use deadpool_redis::redis::StreamingCredentialsProvider;
 
 #[cfg(feature = "cluster")]
 use self::cluster::Cluster;
-use self::connection::{ConnectionSource, Connections};
+use self::connect::ConnectionFactory;
+use self::connection::ConnectionSlot;
 use self::load_steps::LoadSteps;
 use self::names::Names;
 use self::partition::RedisPartition;
@@ -74,8 +82,8 @@ use self::sentinel::Sentinels;
 use self::server::Connector;
 use self::server::Credentials;
 pub use self::server::{DialedStream, Dialer, Server};
+use self::server_connections::ServerConnections;
 use self::servers::Servers;
-use self::shared::SharedConnections;
 use self::subscription::Subscriptions;
 #[cfg(feature = "cluster")]
 use self::topology::Nodes;
@@ -96,7 +104,7 @@ use crate::util::partial_debug::partial_debug;
 /// runtimes share none, as a connection ends with its runtime.
 ///
 /// In `CLIENT LIST` a connection has the name `larder:NAMESPACE`, of the cache that has made it.
-#[doc = include_str!("trouble.md")]
+#[doc = include_str!("failure_modes.md")]
 #[derive(Clone)]
 pub struct RedisL2(Arc<Servers>);
 
@@ -142,9 +150,10 @@ impl RedisL2 {
         Self::new(server.into().connector()?.into(), Some(pool))
     }
 
-    /// The primary that these sentinels name so: on the server to which they lead, now and after a failover. Give the
-    /// addresses of all sentinels, and the same addresses in all instances of a fleet. Users, passwords and TLS in them
-    /// are for the sentinels; [`primary_like`](Self::primary_like) has user, password and TLS of the primary.
+    /// Opens a store on the primary that these sentinels know by this name: on the server to which they lead, now and
+    /// after a failover. Give the addresses of all sentinels, and the same addresses in all instances of a fleet. Users,
+    /// passwords and TLS in them are for the sentinels; [`primary_like`](Self::primary_like) has user, password and TLS of
+    /// the primary.
     ///
     /// The sentinels are asked whenever a connection is made, and with each heartbeat, over one connection to each of
     /// them. A server is believed while a majority of all the sentinels names it: otherwise its values are not used,
@@ -202,7 +211,7 @@ impl RedisL2 {
         }
     }
 
-    /// A Redis Cluster, or a cluster of Valkey, of which these are nodes: the others are learnt from one that answers.
+    /// Opens a store on a Redis Cluster, or a cluster of Valkey. The first of these nodes that answers names the others.
     /// Give several, or a name that leads to all of them. User, password and TLS of the first node are for all nodes.
     ///
     /// A namespace has four partitions on it unless [`partitions`](crate::Builder::partitions) says otherwise, each with
@@ -301,7 +310,7 @@ impl RedisL2 {
 
     /// With a pool of its own, unless one is given.
     fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
-        let shared = SharedConnections::new(primary, pool)?;
+        let shared = ServerConnections::new(primary, pool)?;
         Ok(Self(Servers::new(Topology::Server(Arc::new(shared)))))
     }
 }
@@ -339,7 +348,7 @@ impl L2 for RedisL2 {
         names.logged_once = Arc::clone(&self.0.logged_once);
         names.partition_checks = Arc::clone(&self.0.partition_checks);
         let names = Arc::new(names);
-        let source = Arc::new(ConnectionSource {
+        let factory = Arc::new(ConnectionFactory {
             topology: Arc::clone(topology),
             names: Arc::clone(&names),
             limit: timeout,
@@ -347,9 +356,9 @@ impl L2 for RedisL2 {
             warned_of: AtomicU64::new(0),
             max_staleness: AtomicU64::new(0),
         });
-        let connections = Arc::new(Connections::new(Arc::clone(&source), None));
+        let connections = Arc::new(ConnectionSlot::new(Arc::clone(&factory), None));
         // The second connection gives way to the first one in a pool that has no more to give.
-        let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
+        let spare = Arc::new(ConnectionSlot::new(factory, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
         let requests = ReadRequests::new(Arc::clone(&names), both);
         let batchers = Arc::clone(&self.0.batchers);

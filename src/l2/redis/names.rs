@@ -9,8 +9,8 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{RedisResult, RedisWrite, ToRedisArgs, cmd};
 use tracing::warn;
 
-use super::joint::Joint;
 use super::per_runtime::PerRuntime;
+use super::shared_work::SharedWork;
 use crate::l2::{PartitionName, PartitionNumber};
 use crate::util::crc16::{part, slot};
 
@@ -26,7 +26,7 @@ pub(crate) const DONE: &str = "!done:";
 pub(super) const STAGED: &str = "!staged:";
 pub(crate) const CLOCK: &str = "!clock";
 pub(crate) const LOG: &str = "!log";
-pub(crate) const LIVE: &str = "!live";
+pub(crate) const MEMBERS: &str = "!live";
 pub(super) const SWEEPER: &str = "!sweeper";
 pub(super) const STATS: &str = "!stats";
 /// Which prefixes of keys all instances leave out of the cache.
@@ -45,7 +45,7 @@ pub(crate) struct Names {
     /// The slot of all keys and of the channel in a cluster: a request is for one slot.
     pub(super) slot: Option<u16>,
     /// The channel of the partition's messages.
-    pub(crate) events: String,
+    pub(crate) channel: String,
     /// The name of the connections in `CLIENT LIST`.
     client: String,
     pub(super) logged_once: Arc<LoggedOnce>,
@@ -53,7 +53,7 @@ pub(crate) struct Names {
 }
 
 /// By namespaces and numbers of partitions: whether these partitions may be used, which all partitions find out together.
-pub(super) type PartitionChecks = PerRuntime<Joint<(String, u16), RedisResult<()>>>;
+pub(super) type PartitionChecks = PerRuntime<SharedWork<(String, u16), RedisResult<()>>>;
 
 /// Which missing features of the servers of a [`RedisL2`](super::RedisL2) the log has already named: once for all
 /// partitions.
@@ -119,7 +119,7 @@ impl Names {
             partition,
             ..
         } = name;
-        let events = match database {
+        let channel = match database {
             // By this, scripts publish in the slot alone: not on all nodes.
             None => format!("{hash_tag}!sharded"),
             Some(0) => format!("{hash_tag}!events"),
@@ -133,7 +133,7 @@ impl Names {
             namespace: namespace.to_owned(),
             partitions: partition.of,
             slot,
-            events,
+            channel,
             client: format!("larder:{printable}"),
             logged_once: Arc::default(),
             partition_checks: Arc::default(),

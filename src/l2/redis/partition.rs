@@ -12,11 +12,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use super::call::{Lua, ScriptCall, in_store_ms, is_staged, numbers, senseless, stamp};
-use super::connection::{Connections, Failure};
+use super::call::{
+    LuaScript, ScriptCall, in_store_ms, is_staged, malformed_answer, stamp, unpack_numbers,
+};
+use super::connect::Failure;
+use super::connection::ConnectionSlot;
 use super::load_steps::LoadSteps;
 use super::names::{
-    BYPASS, CLOCK, DONE, HOLD, LEASE, LIVE, LOG, Names, STATS, SWEEPER, TAG_VERSION, VALUE,
+    BYPASS, CLOCK, DONE, HOLD, LEASE, LOG, MEMBERS, Names, STATS, SWEEPER, TAG_VERSION, VALUE,
 };
 use super::read_batcher::SingleReads;
 use super::servers::Servers;
@@ -53,7 +56,7 @@ pub(super) struct RedisPartition {
     /// Of the values that it reads, as they have it.
     pub(super) type_tag: [u8; 8],
     /// For all but plain reads of values.
-    pub(super) connections: Arc<Connections>,
+    pub(super) connections: Arc<ConnectionSlot>,
     /// Reads values over these connections, and over a second connection. Single reads go together with the single
     /// reads of other partitions.
     pub(super) reads: SingleReads,
@@ -70,7 +73,7 @@ impl RedisPartition {
     /// that is sent: a random number must not repeat.
     pub(super) fn step<'a, A: FromRedisValue + Send, T>(
         &'a self,
-        lua: &'static Lua,
+        lua: &'static LuaScript,
         keys: usize,
         read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
         write: impl Fn(&mut ScriptCall<'a>) + Send + Sync + 'a,
@@ -134,9 +137,9 @@ impl RedisPartition {
         Ok(answer)
     }
 
-    /// Sends a write as [`send_before_deadline`](Self::send_before_deadline) does, whose script has to be told the tags of the stored value, or of all
-    /// values of the key: if the script answers with other tags, the write is sent again with these. `call` is given the
-    /// tags as they are stored, and their names.
+    /// Sends a write as [`send_before_deadline`](Self::send_before_deadline) does, whose script has to be told the tags
+    /// of the stored value, or of all values of the key: if the script answers with other tags, the write is sent again
+    /// with these. `call` is given the tags as they are stored, and their names.
     pub(super) async fn send_with_tags<'a, T: Send>(
         &self,
         deadline: Option<u64>,
@@ -146,7 +149,7 @@ impl RedisPartition {
         let read = |answer: &[u8]| match answer.split_first() {
             // Any other answer begins with a time, which is not that late.
             Some((b'T', tags)) => {
-                let (at, tags) = tags.split_first_chunk().ok_or_else(senseless)?;
+                let (at, tags) = tags.split_first_chunk().ok_or_else(malformed_answer)?;
                 Ok((Err(tags.to_vec()), u64::from_be_bytes(*at)))
             }
             _ => read(answer).map(|(answer, at)| (Ok(answer), at)),
@@ -157,7 +160,7 @@ impl RedisPartition {
         for _ in 0..TAGS_CHANGE {
             // Of a damaged value the tags cannot be read.
             let tags = envelope::open_tags(&stored, MOST_VALUES * MAX_TAGS);
-            let tags = tags.ok_or_else(senseless)?;
+            let tags = tags.ok_or_else(malformed_answer)?;
             let call = || call(&stored, &tags);
             match self.send_before_deadline(deadline, call, read).await? {
                 Ok(answer) => return Ok(answer),
@@ -172,7 +175,7 @@ impl RedisPartition {
     /// partition has once. `more` adds arguments of the script's own.
     pub(super) async fn store_one(
         &self,
-        lua: &'static Lua,
+        lua: &'static LuaScript,
         batch: Batch<'_>,
         kinds: [&[&str]; 2],
         more: impl Fn(&mut ScriptCall<'_>, &str) + Sync,
@@ -203,10 +206,10 @@ impl RedisPartition {
         let read = |answer: &[u8]| {
             // Any other answer begins with a time or an epoch, which is not that large.
             if let Some((b'F', at)) = answer.split_first() {
-                let [at] = numbers(at)?;
+                let [at] = unpack_numbers(at)?;
                 return Ok((Written::Full, at));
             }
-            match numbers(answer) {
+            match unpack_numbers(answer) {
                 Ok([at]) => Ok((Written::OtherVersion, at)),
                 Err(_) => read_ack_and_time(answer),
             }
@@ -217,7 +220,7 @@ impl RedisPartition {
     /// Changes what the partition has under the keys of a batch, of these kinds, and publishes that.
     fn change<'a>(
         &'a self,
-        lua: &'static Lua,
+        lua: &'static LuaScript,
         kinds: &'static [&'static str],
         batch: Batch<'a>,
     ) -> Reply<'a, Written> {
@@ -235,7 +238,7 @@ impl RedisPartition {
         let read = |answer: Vec<u8>| read_ack(&answer);
         let parts = 3 + 2 * keys.len() + held.len();
         self.step(&scripts::INVALIDATE, parts, read, move |call| {
-            call.partition_keys(&[CLOCK, LOG, LIVE]);
+            call.partition_keys(&[CLOCK, LOG, MEMBERS]);
             call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
             call.message(batch.payload).arg(millis(hold));
         })
@@ -271,18 +274,18 @@ pub(super) type Entry = (String, Vec<(String, Bytes)>);
 /// Reads the list of members: its generation, and entries with their ids.
 fn read_members((generation, entries): (u64, Vec<(u64, String)>)) -> Result<Members, L2Error> {
     let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
-    let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
+    let list = list.collect::<Option<_>>().ok_or_else(malformed_answer)?;
     Ok(Members { generation, list })
 }
 
 /// Reads the answer of TOUCH, and when it was given.
 fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
-    if let Ok([at]) = numbers(answer) {
+    if let Ok([at]) = unpack_numbers(answer) {
         return Ok((None, at));
     }
-    let (head, stamped) = answer.split_at_checked(16).ok_or_else(senseless)?;
-    let [at, change] = numbers(head)?;
-    let (stamp, lifetime) = envelope::read_stamp(stamped).ok_or_else(senseless)?;
+    let (head, stamped) = answer.split_at_checked(16).ok_or_else(malformed_answer)?;
+    let [at, change] = unpack_numbers(head)?;
+    let (stamp, lifetime) = envelope::read_stamp(stamped).ok_or_else(malformed_answer)?;
     let touched = Touched {
         change: (change != 0).then_some(change),
         stamp,
@@ -293,7 +296,7 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
 
 /// Reads the answer of a change: its stamp, and what else the script answers. Only INVALIDATE answers all of it.
 fn read_ack(packed: &[u8]) -> Result<Written, L2Error> {
-    let (stamped, more) = packed.split_at_checked(24).ok_or_else(senseless)?;
+    let (stamped, more) = packed.split_at_checked(24).ok_or_else(malformed_answer)?;
     let mut more = more.as_chunks().0.iter().copied().map(u64::from_be_bytes);
     let mut next = || more.next().unwrap_or_default();
     Ok(Written::Done(WriteAck {
@@ -486,14 +489,16 @@ impl Partition for RedisPartition {
 
     fn members<'a>(&'a self, ids: &'a [u64]) -> Reply<'a, Members> {
         self.step(&scripts::MEMBERS, 1, read_members, move |call| {
-            call.partition_keys(&[LIVE]).arg(random()).arg(ids);
+            call.partition_keys(&[MEMBERS]).arg(random()).arg(ids);
         })
     }
 
     fn sweep(&self, id: u64, ttl: Duration) -> Reply<'_, Option<Members>> {
         let read = |found: Option<_>| found.map(read_members).transpose();
         self.step(&scripts::SWEEP, 2, read, move |call| {
-            call.partition_keys(&[LIVE, SWEEPER]).arg(random()).arg(id);
+            call.partition_keys(&[MEMBERS, SWEEPER])
+                .arg(random())
+                .arg(id);
             call.arg(millis(ttl));
         })
     }
@@ -501,12 +506,14 @@ impl Partition for RedisPartition {
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(&scripts::FORGET, 1, Ok, move |call| {
             let entry = members::entry(&member);
-            call.partition_keys(&[LIVE]).arg(member.info.id).arg(entry);
+            call.partition_keys(&[MEMBERS])
+                .arg(member.info.id)
+                .arg(entry);
         })
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
-        let live = self.names.name(LIVE, "");
+        let live = self.names.name(MEMBERS, "");
         async move { self.ask(cmd("HDEL").arg(live).arg(id)).await }.boxed()
     }
 
@@ -523,7 +530,7 @@ impl Partition for RedisPartition {
                 .deadline(deadline);
             call
         };
-        let at = |answer: &[u8]| numbers(answer).map(|[at]| ((), at));
+        let at = |answer: &[u8]| unpack_numbers(answer).map(|[at]| ((), at));
         async move { self.send_before_deadline(deadline, call, at).await }.boxed()
     }
 

@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 
 use super::call::ScriptCall;
 use super::error::{other_partitions, unsettled_partitions};
-use super::names::{CLOCK, ClockName, LIVE, LOG, Names};
+use super::names::{CLOCK, ClockName, LOG, MEMBERS, Names};
 use super::scripts;
 use super::topology::Topology;
 use crate::l2::{PartitionName, PartitionNumber};
@@ -22,7 +22,7 @@ use crate::vocabulary::MOST_PARTITIONS;
 /// Makes sure that the partitions of these names may be used: that no others are, and that none will be. An error names the
 /// number of partitions that the namespace has instead. All partitions of an instance find their clocks without a number at
 /// its start: those that come before this begins share it.
-pub(super) async fn settle_number(
+pub(super) async fn agree_on_number(
     names: &Names,
     topology: &Topology,
     connection: &MultiplexedConnection,
@@ -139,7 +139,8 @@ impl Clocks<'_> {
     ) -> RedisResult<u16> {
         let names = Names::new(self.partition(partition), self.topology.database());
         let mut step = ScriptCall::new(&scripts::PARTITIONS, &names, 3);
-        step.partition_keys(&[CLOCK, LOG, LIVE]).arg(partition.of);
+        step.partition_keys(&[CLOCK, LOG, MEMBERS])
+            .arg(partition.of);
         step.arg(from.map_or_else(String::new, |from| from.to_string()));
         step.arg(to).load();
         let connection = self.topology.connection(names.slot, self.connection).await;

@@ -1,6 +1,6 @@
 //! A connection that subscribes, for all partitions of a process on one server: to the partitions' channels, and to the
-//! channels of other programs that the partitions listen to. Heartbeats of partitions that are due together share a
-//! request.
+//! channels of other programs that the partitions listen to. [`heartbeats`] go over it, too: those of
+//! partitions that are due together share a request.
 //!
 //! With RESP3 messages and answers share one connection, and with it one order: the answer to a heartbeat that names
 //! message n comes after message n (rule 8). Applies no message.
@@ -11,28 +11,27 @@ use std::error::Error;
 use std::iter;
 use std::mem::{replace, take};
 use std::slice;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value, cmd};
 use futures::FutureExt;
-use futures::future::{join, join_all, try_join};
+use futures::future::{join_all, try_join};
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::OnceCell;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::call::{ScriptCall, clock, senseless};
+use super::call::malformed_answer;
 use super::error::{connect_error, l2_error};
-use super::names::{CLOCK, LIVE, Names};
+use super::heartbeats::{self, Heartbeat};
 use super::primary::Primary;
-use super::server::CONNECT;
+use super::server::CONNECT_TIMEOUT;
 use super::witness_links::Links;
-use super::{members, scripts};
-use crate::l2::{L2Error, Member, PartitionClock, random};
+use crate::l2::L2Error;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
@@ -40,26 +39,6 @@ use crate::util::on_drop::OnDrop;
 const TOGETHER: usize = 64;
 /// How often a heartbeat lets other tasks run before it is sent with theirs.
 const YIELDS_BEFORE_SEND: usize = 4;
-
-/// When the heartbeats of all partitions on a [`RedisL2`](super::RedisL2) are due: at whole intervals from this time on.
-/// Those on different nodes of a cluster need the same witnesses.
-#[derive(Default)]
-pub(super) struct Beats(OnceLock<Instant>);
-
-impl Beats {
-    /// Before the first heartbeat: otherwise the second would be due at once.
-    pub(super) fn begin(&self) {
-        self.0.get_or_init(Instant::now);
-    }
-
-    /// When to send a heartbeat that is due at `by` and comes once in an interval: at a time that it has in common with
-    /// the heartbeats of other partitions.
-    pub(super) fn align(&self, by: Instant, interval: Duration) -> Instant {
-        let since = by.duration_since(*self.0.get_or_init(Instant::now));
-        let over = (since.as_nanos().checked_rem(interval.as_nanos())).unwrap_or(0);
-        by - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
-    }
-}
 
 /// One such connection, once it is made.
 #[derive(Default)]
@@ -80,23 +59,6 @@ struct Connected {
     /// Ends the subscriptions when the term does.
     _ending: Option<AbortOnDropHandle<()>>,
 }
-
-/// The heartbeat of a partition.
-pub(super) struct Heartbeat {
-    pub(super) names: Arc<Names>,
-    pub(super) member: Member,
-    /// Whether the entry of the member is written.
-    pub(super) is_noted: bool,
-    /// Of the list of members that this instance has joined.
-    pub(super) generation: u64,
-    /// For how many ms that has existed, at least.
-    pub(super) age: u64,
-    pub(super) answer: oneshot::Sender<Result<PartitionClock, L2Error>>,
-}
-
-/// The clock of a partition in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; the generation of the
-/// list of members that the instance is in; and whether all instances are off.
-type ClockRow = (bool, u64, u64, u64, u64, u64);
 
 /// By the slots of partitions, whether the witnesses name the server that answers.
 type Confirmed = BTreeMap<Option<u16>, Result<(), L2Error>>;
@@ -191,7 +153,8 @@ impl PubSub {
         let (is_back, has_warned) = {
             let mut all = lock(&connected.channels);
             all.leaving -= 1;
-            let has_warned = replace(&mut all.has_warned, answer.is_err());
+            let is_refused = answer.as_ref().is_err_and(L2Error::is_refused);
+            let has_warned = replace(&mut all.has_warned, is_refused);
             (all.by_name.contains_key(name), has_warned)
         };
         if is_back {
@@ -238,7 +201,7 @@ impl PubSub {
         let Some(connected) = self.connected.get() else {
             return;
         };
-        let answering = connected.heartbeat(&heartbeats).map(Ok);
+        let answering = heartbeats::send(&connected.connection, &heartbeats).map(Ok);
         // If the witnesses refuse all, no answer is needed.
         let both = try_join(self.confirm_all(&heartbeats), answering).await;
         let (confirmed, answers) = match both {
@@ -259,8 +222,9 @@ impl PubSub {
                 (Some(Err(error)), _) => Err(error.clone()),
                 // One that is refused beside others has no reason yet, and must not fail them.
                 (_, Err(error)) if are_several && error.is_refused() => {
-                    let alone = connected.heartbeat(slice::from_ref(&heartbeat)).await;
-                    alone.and_then(|mut answers| answers.pop().ok_or_else(senseless)?)
+                    let alone =
+                        heartbeats::send(&connected.connection, slice::from_ref(&heartbeat)).await;
+                    alone.and_then(|mut answers| answers.pop().ok_or_else(malformed_answer)?)
                 }
                 (_, answer) => answer,
             };
@@ -318,74 +282,6 @@ impl Connected {
             _links: links,
             _ending: ending,
         })
-    }
-
-    /// Sends heartbeats in one round trip. Each has an answer of its own.
-    async fn heartbeat(
-        &self,
-        heartbeats: &[Heartbeat],
-    ) -> Result<Vec<Result<PartitionClock, L2Error>>, L2Error> {
-        let Some(first) = heartbeats.first() else {
-            return Ok(Vec::new());
-        };
-        let noted: Vec<_> = heartbeats.iter().filter(|one| one.is_noted).collect();
-        let mut note = ScriptCall::new(&scripts::NOTE, &first.names, noted.len().min(1));
-        let mut read = ScriptCall::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2);
-        // The names of the first partition are declared. The others are arguments: they may be of other slots.
-        for Heartbeat { names, member, .. } in heartbeats {
-            read.key_by_name(names.name(CLOCK, ""))
-                .key_by_name(names.name(LIVE, ""));
-            read.arg(member.info.id);
-        }
-        let this = random();
-        read.arg(this);
-        for one in &noted {
-            note.key_by_name(one.names.name(LIVE, ""))
-                .arg(one.member.info.id);
-            note.arg(members::entry(&one.member));
-            note.arg(one.generation).arg(one.age);
-        }
-        let noting = async {
-            if noted.is_empty() {
-                return Ok(Vec::new());
-            }
-            note.run::<Vec<bool>>(self.connection.clone()).await
-        };
-        // One after the other without a wait in between: a heartbeat is one round trip.
-        let both = join(noting, read.run(self.connection.clone()));
-        let limits = heartbeats
-            .iter()
-            .map(|heartbeat| heartbeat.member.info.max_staleness);
-        let limit = limits.max().unwrap_or_default();
-        let both = timeout(limit, both).await;
-        let (were_noted, read) = both.map_err(|_| L2Error::timed_out(limit))?;
-        let mut were_noted = were_noted.map_err(l2_error)?.into_iter();
-        let read: (u64, u64, String, Vec<ClockRow>) = read.map_err(l2_error)?;
-        let (echo, now, incarnation, clocks) = read;
-        if clocks.len() != heartbeats.len() {
-            return Err(senseless());
-        }
-        let answers = iter::zip(heartbeats, clocks).map(|(heartbeat, row)| {
-            let (in_order, epoch, seq, ver, generation, is_off) = row;
-            // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule
-            // 8).
-            if !in_order || echo != this {
-                return Err(L2Error::unexpected(
-                    "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
-                ));
-            }
-            if heartbeat.is_noted && were_noted.next() != Some(true) {
-                return Err(L2Error::unexpected("a member could not be noted"));
-            }
-            // No caller of another instance would wait for this one, so it must not use its L1 (rule 16).
-            if generation != heartbeat.generation {
-                return Err(L2Error::unexpected(
-                    "the list of members was lost or damaged; this instance subscribes again",
-                ));
-            }
-            Ok(clock([epoch, seq, ver, now, is_off], &incarnation))
-        });
-        Ok(answers.collect())
     }
 }
 
@@ -488,7 +384,7 @@ impl Drop for MessageRoute {
         if is_last {
             all.by_name.remove(&self.channel.name);
         }
-        // As at the end.
+        // Without the lock, as in `end`.
         drop(all);
         drop(own);
         if let (true, Some(pubsub), Ok(runtime)) =
@@ -499,27 +395,7 @@ impl Drop for MessageRoute {
                 name: take(&mut self.channel.name),
                 is_sharded: self.channel.is_sharded,
             };
-            runtime.spawn(async move { timeout(CONNECT, pubsub.leave(channel)).await });
+            runtime.spawn(async move { timeout(CONNECT_TIMEOUT, pubsub.leave(channel)).await });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn heartbeats_are_aligned_from_the_first_on() {
-        let (first, second) = (Beats::default(), Beats::default());
-        let (began, interval) = (Instant::now(), Duration::from_secs(4));
-        first.begin();
-        advance(Duration::from_secs(1)).await;
-        second.begin();
-        let by = began + Duration::from_secs(11);
-        let at = [&first, &second].map(|beats| beats.align(by, interval) - began);
-        assert_eq!(at.map(|at| at.as_secs()), [8, 9]);
-        assert_eq!(first.align(by, Duration::ZERO), by);
     }
 }

@@ -78,11 +78,11 @@ struct ReadQueue {
     /// One permit for each read that may be added.
     capacity: Semaphore,
     /// Locked only with the state of the batcher.
-    waiting: Mutex<WaitingRead>,
+    waiting: Mutex<PartitionReads>,
 }
 
 #[derive(Default)]
-struct WaitingRead {
+struct PartitionReads {
     reads: VecDeque<Read>,
     /// Whether it is in [`BatcherState::turns`].
     has_turn: bool,
@@ -212,7 +212,7 @@ impl ReadQueue {
 
 impl BatcherState {
     /// Gives a partition a turn if it has reads to send and may send them.
-    fn give_turn(&mut self, queue: &Arc<ReadQueue>, waiting: &mut WaitingRead) {
+    fn give_turn(&mut self, queue: &Arc<ReadQueue>, waiting: &mut PartitionReads) {
         let may_send = !waiting.reads.is_empty() && waiting.batches < IN_FLIGHT;
         if may_send && !replace(&mut waiting.has_turn, true) {
             self.turns.push_back(Arc::clone(queue));
@@ -448,10 +448,11 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use crate::l2::redis::connection::{ConnectionSource, Connections};
+    use crate::l2::redis::connect::ConnectionFactory;
+    use crate::l2::redis::connection::ConnectionSlot;
     use crate::l2::redis::names::Names;
     use crate::l2::redis::server::Server;
-    use crate::l2::redis::shared::SharedConnections;
+    use crate::l2::redis::server_connections::ServerConnections;
     use crate::l2::redis::topology::Topology;
 
     const LIMIT: Duration = Duration::from_secs(20);
@@ -466,7 +467,7 @@ mod tests {
     impl Crowd {
         fn new() -> Self {
             let connector = Server::from("redis://127.0.0.1:1").connector().unwrap();
-            let shared = SharedConnections::new(connector.into(), None).unwrap();
+            let shared = ServerConnections::new(connector.into(), None).unwrap();
             Self {
                 batchers: Arc::default(),
                 topology: Arc::new(Topology::Server(Arc::new(shared))),
@@ -477,7 +478,7 @@ mod tests {
         /// A partition with this name in the batches.
         fn partition(&self, name: &str) -> SingleReads {
             let names = Arc::new(Names::new(name.into(), Some(0)));
-            let source = Arc::new(ConnectionSource {
+            let source = Arc::new(ConnectionFactory {
                 topology: Arc::clone(&self.topology),
                 names: Arc::clone(&names),
                 limit: LIMIT,
@@ -485,7 +486,7 @@ mod tests {
                 warned_of: AtomicU64::new(0),
                 max_staleness: AtomicU64::new(0),
             });
-            let connections = Arc::new(Connections::new(source, None));
+            let connections = Arc::new(ConnectionSlot::new(source, None));
             let both = [Arc::clone(&connections), connections];
             let requests = Arc::new(ReadRequests::new(names, both));
             SingleReads::new(requests, Arc::clone(&self.batchers))

@@ -20,7 +20,8 @@ use futures::future::join_all;
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::connection::{Connections, Failure, Live, is_not_executed};
+use super::connect::{Failure, LiveConnection, is_not_executed};
+use super::connection::ConnectionSlot;
 use super::error::l2_error;
 use super::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
@@ -38,7 +39,7 @@ pub(super) struct ReadRequests {
     names: Arc<Names>,
     /// The first also carries all other requests of the partition. The second is made when a read begins while the first
     /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
-    connections: [Arc<Connections>; 2],
+    connections: [Arc<ConnectionSlot>; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
     /// Whether the server has refused a key of the last request: then the next one is not shared with other partitions.
@@ -62,14 +63,14 @@ struct GroupPart<K, H> {
     keys: usize,
     /// `None` once it was answered.
     part: Option<ReadPart<K, H>>,
-    over: Option<LiveConnection>,
+    over: Option<ReadConnection>,
 }
 
 /// The connection of a request, as it is now.
-type LiveConnection = (Arc<Connections>, Arc<Live>);
+type ReadConnection = (Arc<ConnectionSlot>, Arc<LiveConnection>);
 
 impl ReadRequests {
-    pub(super) fn new(names: Arc<Names>, connections: [Arc<Connections>; 2]) -> Self {
+    pub(super) fn new(names: Arc<Names>, connections: [Arc<ConnectionSlot>; 2]) -> Self {
         Self {
             names,
             connections,
@@ -78,7 +79,7 @@ impl ReadRequests {
         }
     }
 
-    /// Discards connections as [`Connections::keep_only`] does. `false` if one of them led to another incarnation.
+    /// Discards connections as [`ConnectionSlot::keep_only`] does. `false` if one of them led to another incarnation.
     pub(super) fn keep_only(&self, incarnation: u64) -> bool {
         let [first, second] = &self.connections;
         // Both, whatever the first one returns: `&&` would leave the second connection with the old server.
@@ -214,10 +215,10 @@ impl ReadRequests {
     }
 
     /// The connections for the next request, with the one that works; `None` if neither works.
-    fn over(&self, is_first_busier: bool) -> Option<LiveConnection> {
+    fn over(&self, is_first_busier: bool) -> Option<ReadConnection> {
         let [first, second] = &self.connections;
         let over =
-            |connection: &Arc<Connections>| Some((Arc::clone(connection), connection.live()?));
+            |connection: &Arc<ConnectionSlot>| Some((Arc::clone(connection), connection.live()?));
         // While the first is being made again, it has precedence in the pool.
         let is_second = is_first_busier && first.is_there();
         is_second
@@ -276,7 +277,7 @@ impl<K, H> ReadGroup<K, H> {
         first.and_then(|part| part.requests.names.slot)
     }
 
-    fn shares(&self, over: Option<&LiveConnection>) -> bool {
+    fn shares(&self, over: Option<&ReadConnection>) -> bool {
         let first = self.0.first().and_then(|one| one.over.as_ref());
         let both = first.zip(over);
         both.is_some_and(|((_, live), (_, other))| Arc::ptr_eq(&live.pooled, &other.pooled))
@@ -377,7 +378,7 @@ fn request<'a>(names: impl Iterator<Item = Name<'a>> + Clone) -> Cmd {
 }
 
 /// The connection expects this number of bytes until this is dropped.
-fn expect(live: &Live, bytes: usize) -> OnDrop<impl Fn()> {
+fn expect(live: &LiveConnection, bytes: usize) -> OnDrop<impl Fn()> {
     live.expected().fetch_add(bytes, Ordering::Relaxed);
     OnDrop(move || {
         let before = live.expected().fetch_sub(bytes, Ordering::Relaxed);

@@ -7,8 +7,8 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 
 use super::call::{ScriptCall, clock};
 use super::error::other_partitions;
-use super::names::{CLOCK, LIVE, Names};
-use super::partitions::settle_number;
+use super::names::{CLOCK, MEMBERS, Names};
+use super::partitions::agree_on_number;
 use super::primary::Primary;
 use super::topology::Topology;
 use super::{members, scripts};
@@ -35,7 +35,7 @@ impl RunAnswer {
 
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
 /// say that its partition may be used, or a server of a cluster has lost what it said, that is settled first, by
-/// [`settle_number`]. The error of a partition that is not used names the number of partitions that the namespace has.
+/// [`agree_on_number`]. The error of a partition that is not used names the number of partitions that the namespace has.
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,
@@ -52,7 +52,7 @@ pub(super) async fn run(
             former => primary.handover(former).await,
         };
         if proof.is_empty() {
-            settle_number(names, topology, &connection).await?;
+            agree_on_number(names, topology, &connection).await?;
         }
         found = ask(names, me, &proof, connection).await?;
     }
@@ -72,7 +72,7 @@ async fn ask(
     connection: MultiplexedConnection,
 ) -> RedisResult<RunAnswer> {
     let mut run = ScriptCall::new(&scripts::RUN, names, 2);
-    run.partition_keys(&[CLOCK, LIVE])
+    run.partition_keys(&[CLOCK, MEMBERS])
         .arg(names.partitions)
         .arg(random());
     run.arg(proof);

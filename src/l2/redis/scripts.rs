@@ -1,83 +1,61 @@
 //! The Lua scripts. Each script is one atomic step, and every key that it touches is declared to it, but for the keys
 //! of a heartbeat that is for several partitions, and of a look at the clocks of all partitions.
 
-use super::call::Lua;
+use super::call::LuaScript;
 
-/// Each script begins with this.
-pub(super) const CHECKED: &str = include_str!("lua/checked.lua");
-/// Or with this: a write that removes data must work when memory is full, or a full Redis would keep stale values. A
-/// script with this line is also refused by a replica, and by a primary without the replicas that it must have, even if
-/// it only reads.
-pub(super) const ALLOW_OOM: &str =
-    concat!("#!lua flags=allow-oom\n", include_str!("lua/checked.lua"));
+/// A write that removes data must work when memory is full, or a full Redis would keep stale values. A script with this
+/// line is also refused by a replica, and by a primary without the replicas that it must have, even if it only reads.
+pub(super) const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
 /// As [`ALLOW_OOM`], for several partitions, which have other slots in a cluster.
-const ALLOW_OOM_AND_SLOTS: &str = concat!(
-    "#!lua flags=allow-oom,allow-cross-slot-keys\n",
-    include_str!("lua/checked.lua")
-);
-const EACH: &str = include_str!("lua/each.lua");
-pub(super) const CLOCK: &str = concat!(include_str!("lua/send.lua"), include_str!("lua/clock.lua"));
-pub(super) const STAMP: &str = include_str!("lua/stamp.lua");
-const VALUES: &str = include_str!("lua/values.lua");
-pub(super) const STORED: &str = concat!(
-    include_str!("lua/values.lua"),
-    include_str!("lua/stored.lua")
-);
-const LEASE: &str = include_str!("lua/lease.lua");
-const STANDING: &str = concat!(
-    include_str!("lua/lease.lua"),
-    include_str!("lua/standing.lua")
-);
-pub(super) const INCARNATION: &str = include_str!("lua/incarnation.lua");
-const LIST: &str = include_str!("lua/list.lua");
-const NAMED_PARTITIONS: &str = include_str!("lua/named_partitions.lua");
-pub(super) const MARK: &str = include_str!("lua/mark.lua");
-pub(super) const STAGED: &str = include_str!("lua/staged.lua");
-const EPOCH: &str = include_str!("lua/epoch.lua");
-pub(super) const VERSION: &str = include_str!("lua/version.lua");
-pub(super) const BYPASSED: &str = include_str!("lua/bypassed.lua");
-const TAG_LIST: &str = include_str!("lua/tag_list.lua");
-pub(super) const TAGS: &str = concat!(
-    include_str!("lua/tag_list.lua"),
-    include_str!("lua/tags.lua")
-);
+const ALLOW_OOM_AND_SLOTS: &str = "#!lua flags=allow-oom,allow-cross-slot-keys\n";
+/// Without a first line that begins so, a script runs as the commands that it calls may.
+pub(super) const NO_FLAGS: &str = "";
 
-/// Declares scripts: each of shared parts, and a part of its own in a file.
+/// Declares scripts: the flags, the files of `lua` that a script begins with, one after the other, and its own file.
 macro_rules! lua {
-    ($($name:ident: [$($part:expr),*], $own:literal;)*) => {$(
+    ($($name:ident: $flags:ident [$($part:ident)*] $own:ident;)*) => {$(
         // The text is hashed at its first use, once in a process: most programs run only some of the scripts.
-        pub(super) static $name: std::sync::LazyLock<Lua> =
-            std::sync::LazyLock::new(|| Lua::new(&[$($part,)* include_str!($own)]));
+        pub(super) static $name: std::sync::LazyLock<LuaScript> = std::sync::LazyLock::new(|| LuaScript::new(&[
+            $flags,
+            $(include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"), "/src/l2/redis/lua/", stringify!($part), ".lua"
+            )),)*
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"), "/src/l2/redis/lua/", stringify!($own), ".lua"
+            )),
+        ]));
     )*};
 }
 #[cfg(any(feature = "inspect", feature = "write-behind"))]
 pub(super) use lua;
 
 lua! {
-    ACQUIRE_LEASE: [ALLOW_OOM, CLOCK, VALUES, LEASE, MARK], "lua/acquire_lease.lua";
-    FILL: [CHECKED, CLOCK, STAMP, VALUES, STANDING, STAGED, TAGS], "lua/fill.lua";
-    REVALIDATE: [CHECKED, CLOCK, STAMP, STORED, STANDING, STAGED, TAGS], "lua/revalidate.lua";
-    RENEW_LEASE: [CHECKED, CLOCK, LEASE], "lua/renew_lease.lua";
-    INSERT: [CHECKED, CLOCK, STAMP, STAGED, TAGS], "lua/insert.lua";
-    INSERT_IF: [CHECKED, CLOCK, STAMP, STORED, STAGED, TAGS, VERSION], "lua/insert_if.lua";
-    EXPIRE: [ALLOW_OOM, CLOCK, STORED], "lua/expire.lua";
-    TOUCH: [ALLOW_OOM, CLOCK, STAMP, STORED, STAGED, TAGS], "lua/touch.lua";
-    INVALIDATE: [ALLOW_OOM, CLOCK, LIST, MARK], "lua/invalidate.lua";
-    INVALIDATE_TAGS: [ALLOW_OOM, CLOCK, TAG_LIST], "lua/invalidate_tags.lua";
-    TAG_VERSIONS: [CHECKED, CLOCK, TAGS], "lua/tag_versions.lua";
-    SWITCH: [ALLOW_OOM, CLOCK], "lua/switch.lua";
-    CLEAR: [ALLOW_OOM, CLOCK, EPOCH], "lua/clear.lua";
-    END_LEASES: [ALLOW_OOM, CLOCK], "lua/end_leases.lua";
-    REMOVE: [ALLOW_OOM, CLOCK, STORED], "lua/remove.lua";
-    RUN: [ALLOW_OOM, CLOCK, INCARNATION, LIST], "lua/run.lua";
-    PARTITIONS: [ALLOW_OOM, NAMED_PARTITIONS], "lua/partitions.lua";
-    NUMBERS: [CHECKED, NAMED_PARTITIONS], "lua/numbers.lua";
-    MEMBERS: [ALLOW_OOM, LIST], "lua/members.lua";
-    FORGET: [ALLOW_OOM], "lua/forget.lua";
-    SWEEP: [ALLOW_OOM, LIST], "lua/sweep.lua";
-    STORE_COUNTS: [ALLOW_OOM, CLOCK, BYPASSED], "lua/store_counts.lua";
-    NOTE: [ALLOW_OOM_AND_SLOTS, LIST, EACH], "lua/note.lua";
-    HEARTBEAT: [CHECKED, CLOCK, INCARNATION, LIST, EACH], "lua/heartbeat.lua";
+    ACQUIRE_LEASE: ALLOW_OOM [checked clock layout values lease mark] acquire_lease;
+    FILL: NO_FLAGS [checked clock send publish layout stamp values lease lease_of_load staged tag_list tags] fill;
+    REVALIDATE: NO_FLAGS
+        [checked clock send publish layout stamp values stored lease lease_of_load staged tag_list tags] revalidate;
+    RENEW_LEASE: NO_FLAGS [checked clock send lease lease_of_load] renew_lease;
+    INSERT: NO_FLAGS [checked clock send publish layout stamp staged tag_list tags] insert;
+    INSERT_IF: NO_FLAGS
+        [checked clock send publish layout stamp values stored staged tag_list tags once version] insert_if;
+    EXPIRE: ALLOW_OOM [checked clock send publish layout values stored] expire;
+    TOUCH: ALLOW_OOM [checked clock send publish layout stamp values stored staged tag_list tags] touch;
+    INVALIDATE: ALLOW_OOM [checked clock send publish member_list mark] invalidate;
+    INVALIDATE_TAGS: ALLOW_OOM [checked clock send publish tag_list] invalidate_tags;
+    TAG_VERSIONS: NO_FLAGS [checked clock tag_list tags] tag_versions;
+    SWITCH: ALLOW_OOM [checked clock] switch;
+    CLEAR: ALLOW_OOM [checked clock send publish epoch] clear;
+    END_LEASES: ALLOW_OOM [checked clock send publish] end_leases;
+    REMOVE: ALLOW_OOM [checked clock layout values stored] remove;
+    RUN: ALLOW_OOM [checked clock incarnation member_list] run;
+    PARTITIONS: ALLOW_OOM [checked named_partitions] partitions;
+    NUMBERS: NO_FLAGS [checked named_partitions] partition_numbers;
+    MEMBERS: ALLOW_OOM [checked member_list] members;
+    FORGET: ALLOW_OOM [checked] forget_member;
+    SWEEP: ALLOW_OOM [checked member_list] sweep;
+    STORE_COUNTS: ALLOW_OOM [checked clock bypassed] store_counts;
+    NOTE: ALLOW_OOM_AND_SLOTS [checked member_list for_partition] note;
+    HEARTBEAT: NO_FLAGS [checked clock incarnation member_list for_partition] heartbeat;
 }
 
 #[cfg(test)]
@@ -91,16 +69,17 @@ mod tests {
     /// What programs in other languages copy: the parts of the crate's own scripts in one file.
     #[test]
     fn the_script_for_other_languages_is_made_of_these_parts() {
-        let head = include_str!("lua/elsewhere_head.lua");
         let parts = [
-            "#!lua flags=allow-oom\n",
-            head,
-            CHECKED,
-            CLOCK,
-            EPOCH,
-            TAG_LIST,
-            NAMED_PARTITIONS,
-            include_str!("lua/elsewhere.lua"),
+            ALLOW_OOM,
+            include_str!("lua/other_languages_head.lua"),
+            include_str!("lua/checked.lua"),
+            include_str!("lua/clock.lua"),
+            include_str!("lua/send.lua"),
+            include_str!("lua/publish.lua"),
+            include_str!("lua/epoch.lua"),
+            include_str!("lua/tag_list.lua"),
+            include_str!("lua/named_partitions.lua"),
+            include_str!("lua/other_languages.lua"),
         ];
         let script = parts.concat();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -122,22 +101,74 @@ mod tests {
 
     /// Lua cannot read the constants of Rust.
     #[test]
-    fn limits_are_those_of_the_envelope() {
-        use crate::wire::envelope::{MAX_TAGS, MOST_VALUES};
+    fn numbers_are_those_of_rust() {
+        use crate::l2::LOG_ENTRIES;
+        use crate::vocabulary::MOST_PARTITIONS;
+        use crate::wire::envelope::{
+            MAX_TAGS, MOST_VALUES, PAYLOAD_AT, PAYLOAD_LENGTH_AT, STAMPED_LENGTH, TAGS_LENGTH_AT,
+            TYPE_TAG_AT,
+        };
 
-        for (part, name, limit) in [
-            (TAGS, "MOST_TAGS", MAX_TAGS),
-            (VALUES, "MOST_VALUES", MOST_VALUES),
+        let head = STAMPED_LENGTH + PAYLOAD_AT;
+        let type_tag = STAMPED_LENGTH + TYPE_TAG_AT;
+        for (part, text) in [
+            (
+                include_str!("lua/tags.lua"),
+                format!("MOST_TAGS = {MAX_TAGS}\n"),
+            ),
+            (
+                include_str!("lua/tags.lua"),
+                format!("head, {})", STAMPED_LENGTH + TAGS_LENGTH_AT + 1),
+            ),
+            (
+                include_str!("lua/tags.lua"),
+                format!("body, {})", TAGS_LENGTH_AT + 1),
+            ),
+            (
+                include_str!("lua/values.lua"),
+                format!("MOST_VALUES = {MOST_VALUES}\n"),
+            ),
+            (include_str!("lua/layout.lua"), format!("offset + {head})")),
+            (include_str!("lua/layout.lua"), format!("#head == {head} ")),
+            (
+                include_str!("lua/layout.lua"),
+                format!("head, {})", STAMPED_LENGTH + TAGS_LENGTH_AT + 1),
+            ),
+            (
+                include_str!("lua/layout.lua"),
+                format!("head, {})", STAMPED_LENGTH + PAYLOAD_LENGTH_AT + 1),
+            ),
+            (
+                include_str!("lua/layout.lua"),
+                format!("head, {}, {})", type_tag + 1, type_tag + 8),
+            ),
+            (
+                include_str!("lua/version.lua"),
+                format!("body, {}, {})", TYPE_TAG_AT + 1, TYPE_TAG_AT + 8),
+            ),
+            (
+                include_str!("lua/stored.lua"),
+                format!("offset + {})", head - 1),
+            ),
+            (
+                include_str!("lua/stored.lua"),
+                format!("offset + {STAMPED_LENGTH},"),
+            ),
+            (
+                include_str!("lua/publish.lua"),
+                format!("'MAXLEN', '~', '{LOG_ENTRIES}'"),
+            ),
+            (
+                include_str!("lua/run.lua"),
+                format!("MOST_PARTITIONS = {MOST_PARTITIONS}\n"),
+            ),
+            (
+                include_str!("lua/named_partitions.lua"),
+                format!("MOST_PARTITIONS = {MOST_PARTITIONS}\n"),
+            ),
         ] {
-            let line = format!("\nlocal {name} = {limit}\n");
-            assert!(part.contains(&line), "{name} is not {limit}");
+            assert!(part.contains(&text), "no {text}");
         }
-    }
-
-    #[test]
-    fn the_log_is_as_long_in_both_stores() {
-        let trim = format!("'MAXLEN', '~', '{}'", crate::l2::LOG_ENTRIES);
-        assert!(CLOCK.contains(&trim), "no {trim}");
     }
 
     /// By its line in the script an error is given the name of the command.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::per_runtime::PerRuntime;
 use super::server::{Address, Connector, Server};
-use super::witness_links::{ASK, Links};
+use super::witness_links::{Links, WITNESS_TIMEOUT};
 use crate::l2::L2Error;
 
 /// The channel on which a sentinel says that another server is the primary.
@@ -110,7 +110,7 @@ impl Sentinels {
     pub(super) fn term_ends(&self, term: u64) -> impl Future<Output = ()> + use<> {
         let mut belief = self.belief.subscribe();
         async move {
-            // It does not fail before there is nothing left that could end.
+            // An error means that the sentinels are not watched any more: then no term ends.
             _ = belief.wait_for(|belief| belief.term != term).await;
         }
     }
@@ -154,7 +154,7 @@ impl Sentinels {
             }
             None
         };
-        let found = timeout(ASK, counting).await.ok().flatten();
+        let found = timeout(WITNESS_TIMEOUT, counting).await.ok().flatten();
         found.ok_or_else(|| L2Error::explained(ballot))
     }
 

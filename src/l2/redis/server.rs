@@ -265,7 +265,7 @@ fn tcp_settings(given: TcpSettings) -> TcpSettings {
 }
 
 /// How long it may take to make a connection, the wait for the pool included.
-pub(super) const CONNECT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A host and its port.
 pub(super) type Address = (String, u16);

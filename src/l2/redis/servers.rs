@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
+use super::heartbeats::HeartbeatSchedule;
 use super::names::{LoggedOnce, PartitionChecks};
 use super::per_runtime::PerRuntime;
-use super::pubsub::Beats;
 use super::read_batcher::ReadBatcher;
 use super::topology::Topology;
 use crate::l2::{L2Error, Outages};
@@ -16,7 +16,7 @@ pub(super) struct Servers {
     pub(super) outages: Arc<Outages>,
     pub(super) logged_once: Arc<LoggedOnce>,
     pub(super) partition_checks: Arc<PartitionChecks>,
-    pub(super) beats: Arc<Beats>,
+    pub(super) beats: Arc<HeartbeatSchedule>,
 }
 
 /// By URLs. Each partition holds its servers.

@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::error::run_error;
+use super::heartbeats::{Heartbeat, HeartbeatSchedule};
 use super::names::Names;
-use super::pubsub::{Beats, Heartbeat, MessageRoute, PubSub, PubSubChannel};
+use super::pubsub::{MessageRoute, PubSub, PubSubChannel};
 use super::run::{RunAnswer, run};
-use super::server::CONNECT;
-use super::shared::SharedConnections;
+use super::server::CONNECT_TIMEOUT;
+use super::server_connections::ServerConnections;
 use super::topology::Topology;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
@@ -37,7 +38,7 @@ const SPREAD: Duration = Duration::from_millis(250);
 pub(super) struct Subscriptions {
     topology: Arc<Topology>,
     names: Arc<Names>,
-    beats: Arc<Beats>,
+    beats: Arc<HeartbeatSchedule>,
     /// The connection of the last subscription, if that still exists.
     last: Mutex<Weak<PubSub>>,
     /// Whether the last attempt has succeeded.
@@ -45,7 +46,11 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(topology: Arc<Topology>, names: Arc<Names>, beats: Arc<Beats>) -> Self {
+    pub(super) fn new(
+        topology: Arc<Topology>,
+        names: Arc<Names>,
+        beats: Arc<HeartbeatSchedule>,
+    ) -> Self {
         Self {
             topology,
             names,
@@ -83,7 +88,7 @@ impl Subscriptions {
 
     /// The connection for the next subscription. Not the connection of the last subscription, which has ended for some
     /// reason: an address may lead to another server by now.
-    fn next(&self, shared: &SharedConnections) -> Arc<PubSub> {
+    fn next(&self, shared: &ServerConnections) -> Arc<PubSub> {
         let mut last = lock(&self.last);
         if let Some(last) = last.upgrade() {
             shared.pubsub.retire(&last);
@@ -102,7 +107,7 @@ impl Subscriptions {
         &self,
         me: MemberInfo,
         queue: mpsc::Sender<Event>,
-    ) -> Result<(RunAnswer, Arc<PubSub>, MessageRoute, Arc<SharedConnections>), L2Error> {
+    ) -> Result<(RunAnswer, Arc<PubSub>, MessageRoute, Arc<ServerConnections>), L2Error> {
         let slot = self.names.slot;
         let shared = self.topology.find(slot).await?;
         let pubsub = self.next(&shared);
@@ -121,7 +126,7 @@ impl Subscriptions {
         });
         let naming = self.names.give_name(is_new, connection.clone());
         let channel = PubSubChannel {
-            name: self.names.events.clone().into(),
+            name: self.names.channel.clone().into(),
             is_sharded: slot.is_some(),
         };
         let subscribing = pubsub.subscribe(channel, receive);
@@ -143,8 +148,8 @@ fn read(payload: &[u8]) -> Option<Event> {
 }
 
 async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
-    let opened = timeout(CONNECT, opening).await;
-    opened.map_err(|_| L2Error::timed_out(CONNECT))
+    let opened = timeout(CONNECT_TIMEOUT, opening).await;
+    opened.map_err(|_| L2Error::timed_out(CONNECT_TIMEOUT))
 }
 
 struct RedisSubscription {
@@ -154,9 +159,9 @@ struct RedisSubscription {
     /// To the partition's channel, and to the channels of other programs.
     routes: Vec<MessageRoute>,
     names: Arc<Names>,
-    beats: Arc<Beats>,
+    beats: Arc<HeartbeatSchedule>,
     /// Held so that all partitions on the server share the connection.
-    _shared: Arc<SharedConnections>,
+    _shared: Arc<ServerConnections>,
     me: MemberInfo,
     /// Names the list of members that this instance is in.
     generation: u64,

@@ -18,7 +18,7 @@ use super::cluster::Cluster;
 use super::primary::Primary;
 #[cfg(feature = "cluster")]
 use super::server::Address;
-use super::shared::SharedConnections;
+use super::server_connections::ServerConnections;
 use crate::l2::L2Error;
 #[cfg(all(feature = "cluster", feature = "inspect"))]
 use crate::util::crc16::SLOTS;
@@ -27,7 +27,7 @@ use crate::util::lock::lock;
 
 /// The servers of a [`RedisL2`](super::RedisL2).
 pub(super) enum Topology {
-    Server(Arc<SharedConnections>),
+    Server(Arc<ServerConnections>),
     #[cfg(feature = "cluster")]
     Cluster(Nodes),
 }
@@ -36,7 +36,7 @@ pub(super) enum Topology {
 #[cfg(feature = "cluster")]
 pub(super) struct Nodes {
     pub(super) cluster: Arc<Cluster>,
-    each: Mutex<HashMap<Address, Weak<SharedConnections>>>,
+    each: Mutex<HashMap<Address, Weak<ServerConnections>>>,
 }
 
 impl Topology {
@@ -45,7 +45,7 @@ impl Topology {
         not(feature = "cluster"),
         expect(clippy::unused_async, reason = "nobody is asked for one server")
     )]
-    pub(super) async fn find(&self, slot: Option<u16>) -> Result<Arc<SharedConnections>, L2Error> {
+    pub(super) async fn find(&self, slot: Option<u16>) -> Result<Arc<ServerConnections>, L2Error> {
         match (self, slot) {
             (Self::Server(shared), _) => Ok(Arc::clone(shared)),
             #[cfg(feature = "cluster")]
@@ -167,13 +167,13 @@ impl Nodes {
     }
 
     /// The connections to a node, which all partitions on it share.
-    fn at(&self, address: Address) -> Result<Arc<SharedConnections>, L2Error> {
+    fn at(&self, address: Address) -> Result<Arc<ServerConnections>, L2Error> {
         let mut each = lock(&self.each);
         if let Some(shared) = each.get(&address).and_then(Weak::upgrade) {
             return Ok(shared);
         }
         let node = Primary::node(&self.cluster, &address).ok_or_else(L2Error::closed)?;
-        let shared = Arc::new(SharedConnections::new(node, None)?);
+        let shared = Arc::new(ServerConnections::new(node, None)?);
         each.retain(|_, shared| shared.strong_count() > 0);
         each.insert(address, Arc::downgrade(&shared));
         Ok(shared)

@@ -16,10 +16,10 @@ use crate::l2::L2Error;
 use crate::util::lock::lock;
 
 /// How long it may take to find a primary: less than a heartbeat may, by default, so that the reason is told.
-pub(super) const ASK: Duration = Duration::from_secs(1);
+pub(super) const WITNESS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The connections to these servers, by their addresses. They last for as long as anybody holds this, and end in the
-/// order of these.
+/// The connections to these servers, by their addresses. They last for as long as anybody holds this, and are
+/// closed in the order of the addresses, so that a simulated run can be repeated.
 #[derive(Default)]
 pub(super) struct Links(Mutex<BTreeMap<String, Link>>);
 
@@ -65,8 +65,8 @@ impl Links {
             let connection = link.get_or_try_init(connect).await.map_err(connect_error)?;
             question(connection.clone()).await.map_err(l2_error)
         };
-        let answer = timeout(ASK, asking).await;
-        let answer = answer.unwrap_or_else(|_| Err(L2Error::timed_out(ASK)));
+        let answer = timeout(WITNESS_TIMEOUT, asking).await;
+        let answer = answer.unwrap_or_else(|_| Err(L2Error::timed_out(WITNESS_TIMEOUT)));
         if answer.as_ref().is_err_and(|error| !error.is_refused()) {
             // Another question may have replaced it already.
             lock(&self.0).retain(|_, other| !Arc::ptr_eq(other, &link));

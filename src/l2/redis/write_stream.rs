@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::call::{Lua, ScriptCall, senseless};
+use super::call::{LuaScript, ScriptCall, malformed_answer};
 use super::names::{CLOCK, DEAD, HOLD, LEASE, LOG, VALUE, WORKER, WRITES};
 use super::partition::{Entry, RedisPartition};
-use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, STAMP, STORED, TAGS, VERSION, lua};
+use super::scripts::{ALLOW_OOM, NO_FLAGS, lua};
 use crate::clock::millis;
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
@@ -15,15 +15,14 @@ use crate::l2::{
 };
 use crate::wire::message;
 
-const STREAM: &str = include_str!("lua/stream.lua");
-
 lua! {
-    APPEND: [CHECKED, scripts::CLOCK, STAMP, STORED, MARK, STREAM, STAGED, TAGS, VERSION], "lua/append.lua";
-    TAKE: [ALLOW_OOM, STREAM], "lua/take.lua";
-    SETTLE: [ALLOW_OOM, scripts::CLOCK, STORED, MARK, STREAM], "lua/settle.lua";
-    REQUEUE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "lua/requeue.lua";
-    PENDING: [CHECKED, scripts::CLOCK, STREAM], "lua/pending.lua";
-    DEAD_LETTERS: [CHECKED, STREAM], "lua/dead_letters.lua";
+    APPEND: NO_FLAGS
+        [checked clock send publish layout stamp values stored mark stream staged tag_list tags once version] append;
+    TAKE: ALLOW_OOM [checked stream] take;
+    SETTLE: ALLOW_OOM [checked clock send publish layout values stored mark stream] settle;
+    REQUEUE: ALLOW_OOM [checked clock send publish mark stream] requeue;
+    PENDING: NO_FLAGS [checked clock stream] pending;
+    DEAD_LETTERS: NO_FLAGS [checked stream] dead_letters;
 }
 
 impl RedisPartition {
@@ -118,7 +117,7 @@ pub(super) fn as_waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
 /// An entry that another program has written may lack anything: it becomes a dead letter.
 fn read_waiting((at, fields): Entry) -> Result<Waiting, L2Error> {
     // An id that is no time and number is not one of a stream: the server answers something else than asked.
-    let at = id(&at).ok_or_else(senseless)?;
+    let at = id(&at).ok_or_else(malformed_answer)?;
     let mut fields: BTreeMap<_, _> = fields.into_iter().collect();
     let mut field = |name: &str| fields.remove(name);
     let words = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();

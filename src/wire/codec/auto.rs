@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::stack::{Written, encode_by};
+use super::stack::{EncodedAs, encode_by};
 use super::{
     Bincode, Category, CodecError, CodecStack, MessagePack, Result, Unencrypted, Unlayered,
 };
@@ -46,7 +46,7 @@ impl Unlayered for Auto {
         value: &T,
         max: usize,
         out: &mut Vec<u8>,
-    ) -> Result<Written> {
+    ) -> Result<EncodedAs> {
         let start = out.len();
         let refused = match encode_by(&Bincode, value, max, out) {
             Err(error) if error.exceeded().is_none() => error,
@@ -54,7 +54,7 @@ impl Unlayered for Auto {
         };
         out.truncate(start);
         match encode_by(&MessagePack, value, max, out) {
-            Ok(written) => Ok(Written {
+            Ok(written) => Ok(EncodedAs {
                 refused: Some(refused),
                 ..written
             }),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::stack::{Placed, Written};
+use super::stack::{EncodedAs, Placed};
 use super::{CodecStack, Result, Unencrypted, Unlayered, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
@@ -87,7 +87,7 @@ impl<C: Unlayered> CodecStack for Compressed<C> {
         &self,
         value: Placed<'_, T>,
         out: &mut Vec<u8>,
-    ) -> Result<Written> {
+    ) -> Result<EncodedAs> {
         let start = out.len();
         // The codec checks the limit, so the limit is for the value before it is compressed.
         let mut written = self.codec.seal(value, out)?;
@@ -104,10 +104,10 @@ mod tests {
     use super::*;
     use crate::wire::codec::error::Category;
     use crate::wire::codec::stack::read_by_any;
-    use crate::wire::codec::{Bincode, Codec, CodecError, Context};
+    use crate::wire::codec::{Bincode, Codec, CodecError, ValueContext};
 
     const MAX: usize = 1 << 20;
-    const CONTEXT: Context<'static> = Context {
+    const CONTEXT: ValueContext<'static> = ValueContext {
         namespace: "ns",
         key: "k",
         type_tag: 7,
@@ -115,8 +115,8 @@ mod tests {
         max: MAX,
     };
 
-    fn within(max: usize) -> Context<'static> {
-        Context { max, ..CONTEXT }
+    fn within(max: usize) -> ValueContext<'static> {
+        ValueContext { max, ..CONTEXT }
     }
 
     fn write(codec: &impl Unencrypted, text: &str) -> (u8, Vec<u8>) {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
-use super::stack::{ENCRYPTED, Placed, Written};
+use super::stack::{ENCRYPTED, EncodedAs, Placed};
 use super::{Category, CodecStack, Result, Unencrypted, check_size};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
@@ -128,7 +128,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         &self,
         value: Placed<'_, T>,
         out: &mut Vec<u8>,
-    ) -> Result<Written> {
+    ) -> Result<EncodedAs> {
         let (_, context) = value;
         if self.writes_unencrypted {
             return self.codec.seal(value, out);
@@ -147,7 +147,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         }
         self.keys.encrypt(out, start, context)?;
         debug_assert_eq!(out.len(), start + size);
-        Ok(Written {
+        Ok(EncodedAs {
             id: ENCRYPTED,
             ..written
         })
@@ -182,13 +182,13 @@ mod tests {
     use super::*;
     use crate::key::Key;
     use crate::wire::codec::stack::{read_by, read_by_any};
-    use crate::wire::codec::{Bincode, Codec, Context, Unlayered};
+    use crate::wire::codec::{Bincode, Codec, Unlayered, ValueContext};
     use serde::de::DeserializeOwned;
 
     const SECRET: [u8; 32] = [0xab; 32];
     const OTHER: [u8; 32] = [0xcd; 32];
     const TAGS: [Key; 0] = [];
-    const CONTEXT: Context<'static> = Context {
+    const CONTEXT: ValueContext<'static> = ValueContext {
         namespace: "ns",
         key: "k",
         type_tag: 7,
@@ -196,8 +196,8 @@ mod tests {
         max: 1 << 20,
     };
 
-    fn within(max: usize) -> Context<'static> {
-        Context { max, ..CONTEXT }
+    fn within(max: usize) -> ValueContext<'static> {
+        ValueContext { max, ..CONTEXT }
     }
 
     fn keys(id: u32, secret: &[u8]) -> EncryptionKeys {
@@ -208,7 +208,7 @@ mod tests {
         Encrypted::new(Bincode, keys(1, &SECRET))
     }
 
-    fn sealed(codec: &impl CodecStack, text: &str, context: &Context<'_>) -> (u8, Vec<u8>) {
+    fn sealed(codec: &impl CodecStack, text: &str, context: &ValueContext<'_>) -> (u8, Vec<u8>) {
         let mut out = b"head".to_vec();
         let sealed = codec.seal((&text.to_owned(), context), &mut out);
         assert_eq!(out.drain(..4).as_slice(), b"head");
@@ -218,7 +218,7 @@ mod tests {
     fn read(
         codec: &impl CodecStack,
         (id, bytes): (u8, &[u8]),
-        context: &Context<'_>,
+        context: &ValueContext<'_>,
     ) -> Result<String, String> {
         let read = |id, bytes: &[u8]| read_by::<_, String>(codec.unlayered().codec(), id, bytes);
         let opened = codec.open(id, (bytes, context), read);
@@ -229,7 +229,7 @@ mod tests {
         })
     }
 
-    fn is_refused(context: &Context<'_>, bytes: &[u8]) -> bool {
+    fn is_refused(context: &ValueContext<'_>, bytes: &[u8]) -> bool {
         read(&encrypted(), (ENCRYPTED, bytes), context).is_err()
     }
 
@@ -261,7 +261,7 @@ mod tests {
         let bytes = b"\0\0\0\x01\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\
             \xe0\x8b\x4f\x85\x48\x11\x6c\
             \xba\x74\x89\x02\x56\x28\x7e\x2e\x86\x22\xd5\x2c\x85\x78\xd3\x9e";
-        let context = Context {
+        let context = ValueContext {
             tags: &["a".into(), "b".into()],
             ..CONTEXT
         };
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn another_context_is_refused() {
         let tags: [Key; 2] = ["a".into(), "b".into()];
-        let context = Context {
+        let context = ValueContext {
             tags: &tags,
             ..CONTEXT
         };
@@ -333,32 +333,32 @@ mod tests {
             &["a".into(), "b".into(), "".into()],
             &["a".into(), "c".into()],
         ];
-        let with_tags = other_tags.map(|tags| Context { tags, ..context });
+        let with_tags = other_tags.map(|tags| ValueContext { tags, ..context });
         let others = [
-            Context {
+            ValueContext {
                 namespace: "ns2",
                 ..context
             },
-            Context {
+            ValueContext {
                 namespace: "n",
                 key: "sk",
                 ..context
             },
-            Context {
+            ValueContext {
                 namespace: "nsk",
                 key: "",
                 ..context
             },
-            Context {
+            ValueContext {
                 key: "K",
                 ..context
             },
-            Context {
+            ValueContext {
                 key: "ka",
                 tags: &tags[1..],
                 ..context
             },
-            Context {
+            ValueContext {
                 type_tag: 8,
                 ..context
             },
@@ -483,8 +483,8 @@ mod tests {
         ("[ab]{0,3}", "[ab]{0,3}", 0..3_u64, tags)
     }
 
-    fn context((namespace, key, type_tag, tags): &Place) -> Context<'_> {
-        Context {
+    fn context((namespace, key, type_tag, tags): &Place) -> ValueContext<'_> {
+        ValueContext {
             namespace,
             key,
             type_tag: *type_tag,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, KeyInit, Nonce, Tag};
 
-use super::{Category, CodecError, Context, Result};
+use super::{Category, CodecError, Result, ValueContext};
 
 const KEY: usize = 32;
 const KEY_ID: usize = 4;
@@ -110,7 +110,7 @@ impl EncryptionKeys {
         &self,
         out: &mut Vec<u8>,
         start: usize,
-        context: &Context<'_>,
+        context: &ValueContext<'_>,
     ) -> Result<()> {
         let Key { id, cipher } = &*self.writes;
         // Of the system and not of a generator that is seeded once: a fork or a copied machine would repeat nonces.
@@ -129,7 +129,7 @@ impl EncryptionKeys {
     }
 
     /// Decrypts the bytes of [`encrypt`](Self::encrypt) with the key that they name.
-    pub(super) fn decrypt(&self, bytes: &[u8], context: &Context<'_>) -> Result<Vec<u8>> {
+    pub(super) fn decrypt(&self, bytes: &[u8], context: &ValueContext<'_>) -> Result<Vec<u8>> {
         let short = Category::Malformed;
         let (id, rest) = bytes.split_first_chunk::<KEY_ID>().ok_or(short)?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(short)?;
@@ -148,7 +148,7 @@ impl EncryptionKeys {
 
 /// All that a value is bound to: it can be read in no other context. The lengths keep one part from passing for
 /// another.
-fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
+fn associated_data(key_id: u32, context: &ValueContext<'_>) -> Vec<u8> {
     let (namespace, key) = (context.namespace, context.key);
     let mut data = Vec::with_capacity(64 + namespace.len() + key.len());
     data.extend_from_slice(DOMAIN);

@@ -44,7 +44,7 @@ pub(super) enum Category {
     #[error("bytes are left over after the value")]
     TrailingBytes,
     #[error("it takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
-    TooLarge { size: usize, max: usize },
+    StoredTooLarge { size: usize, max: usize },
     /// As it was encoded, and not as it is stored.
     #[error("the value takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
     ValueTooLarge { size: usize, max: usize },
@@ -133,7 +133,7 @@ impl fmt::Display for Reason<'_> {
 /// Refuses bytes that are more than `max`.
 pub(super) fn check_size(size: usize, max: usize) -> Result<(), Category> {
     if size > max {
-        return Err(Category::TooLarge { size, max });
+        return Err(Category::StoredTooLarge { size, max });
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use serde::ser::{
 ///
 /// If the type's own code refuses to serialize the value.
 pub(super) fn memory_of<V: Serialize>(value: &V) -> super::Result<usize> {
-    let mut bytes = Bytes(0);
+    let mut bytes = MemorySum(0);
     value
         .serialize(&mut bytes)
         .map_err(super::CodecError::new)?;
@@ -45,9 +45,9 @@ const fn allocated(bytes: usize) -> usize {
 
 /// The sum of the parts so far.
 #[derive(Default)]
-pub(super) struct Bytes(usize);
+pub(super) struct MemorySum(usize);
 
-impl Bytes {
+impl MemorySum {
     fn and(&mut self, bytes: usize) -> &mut Self {
         self.0 += bytes;
         self
@@ -76,7 +76,7 @@ macro_rules! add {
     )*};
 }
 
-impl Serializer for &mut Bytes {
+impl Serializer for &mut MemorySum {
     type Ok = Self;
     type Error = Error;
     type SerializeSeq = Self;
@@ -147,7 +147,7 @@ impl Serializer for &mut Bytes {
 
 macro_rules! parts {
     ($($part:ident: $method:ident($($name:ident)?) $add:ident;)*) => {$(
-        impl $part for &mut Bytes {
+        impl $part for &mut MemorySum {
             type Ok = Self;
             type Error = Error;
 
@@ -171,7 +171,7 @@ parts! {
     SerializeStructVariant: serialize_field(_field) field;
 }
 
-impl SerializeMap for &mut Bytes {
+impl SerializeMap for &mut MemorySum {
     type Ok = Self;
     type Error = Error;
 

@@ -14,7 +14,6 @@ mod bincode;
     feature = "postcard"
 ))]
 mod bounded;
-mod complete;
 #[cfg(feature = "compression")]
 mod compressed;
 #[cfg(feature = "encryption")]
@@ -32,6 +31,7 @@ mod messagepack;
 #[cfg(feature = "postcard")]
 mod postcard;
 mod shape;
+mod shape_serializer;
 #[cfg(any(feature = "bincode", feature = "postcard"))]
 mod shaped;
 mod stack;
@@ -63,11 +63,11 @@ pub use self::messagepack::MessagePack;
 pub use self::postcard::Postcard;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::shaped::Shaped;
-pub(crate) use self::stack::Context;
+pub(crate) use self::stack::ValueContext;
 pub use self::stack::{CodecStack, Unencrypted, Unlayered};
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
-pub(crate) use self::value::{CodecOf, FormerType, ValueCodec, former_type};
+pub(crate) use self::value::{FormerType, TypedCodec, ValueCodec, former_type};
 
 /// The id of `MessagePack`, which is not readable for humans.
 const MESSAGEPACK: u8 = 4;
@@ -249,11 +249,13 @@ pub trait Codec: Send + Sync + 'static {
         let read = read.map_err(|error| {
             // MessagePack has all floats.
             let is_text = Self::ID != MESSAGEPACK;
-            let not_finite = is_text.then(|| complete::not_finite(value)).flatten();
+            let not_finite = is_text
+                .then(|| shape_serializer::not_finite(value))
+                .flatten();
             let error = error.in_field(not_finite);
             error.of_reading_back(Category::ReadOtherwise)
         })?;
-        complete::compare(value, &read, Self::ID != MESSAGEPACK)
+        shape_serializer::compare(value, &read, Self::ID != MESSAGEPACK)
     }
 }
 

@@ -7,7 +7,7 @@
 //! of types are not part of it, and a newtype, a `Box` or a `Cow` has the shape of its content: types can be renamed and
 //! moved.
 //!
-//! [`complete`](super::complete) finds the shape while it serializes a value.
+//! [`shape_serializer`](super::shape_serializer) finds the shape while it serializes a value.
 
 use std::hash::BuildHasher;
 use std::mem;
@@ -116,14 +116,14 @@ impl Parts {
 pub(super) struct Elements {
     /// Most collections have elements of one shape.
     last: Shape,
-    others: Option<Box<Others>>,
+    others: Option<Box<EarlierShapes>>,
 }
 
 /// A sum of the hashes of elements with their values, in no order.
 #[derive(Default)]
-pub(super) struct Sum(u64);
+pub(super) struct UnorderedHash(u64);
 
-impl Sum {
+impl UnorderedHash {
     pub(super) fn add(&mut self, element: Shape) {
         self.0 = self.0.wrapping_add(mix(element.0, START));
     }
@@ -135,10 +135,10 @@ impl Sum {
 }
 
 /// The shapes of the elements before.
-struct Others {
+struct EarlierShapes {
     shapes: Vec<Shape>,
-    /// With how many those that are there twice are removed.
-    full: usize,
+    /// When there are so many, those that are there twice are removed.
+    dedup_at: usize,
 }
 
 impl Elements {
@@ -152,7 +152,7 @@ impl Elements {
         if self.last != element {
             let last = mem::replace(&mut self.last, element);
             if last != Shape::ABSENT {
-                Others::add(&mut self.others, last);
+                EarlierShapes::add(&mut self.others, last);
             }
         }
     }
@@ -176,19 +176,19 @@ impl Elements {
     }
 }
 
-impl Others {
+impl EarlierShapes {
     #[inline(never)]
     fn add(others: &mut Option<Box<Self>>, shape: Shape) {
         let others = others.get_or_insert_with(|| {
             Box::new(Self {
                 shapes: Vec::new(),
-                full: 64,
+                dedup_at: 64,
             })
         });
         others.shapes.push(shape);
-        if others.shapes.len() >= others.full {
+        if others.shapes.len() >= others.dedup_at {
             others.remove_repeated();
-            others.full = others.full.max(2 * others.shapes.len());
+            others.dedup_at = others.dedup_at.max(2 * others.shapes.len());
         }
     }
 

@@ -9,7 +9,7 @@ use foldhash::fast::FixedState;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::complete::{self, Complete};
+use super::shape_serializer::{self, ShapeSerializer};
 use super::{Category, Codec, CodecError, Result};
 
 /// How many bytes a shape takes before a value.
@@ -20,11 +20,11 @@ const LENGTH: usize = 8;
 pub(super) fn encode<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sync>>>(
     value: &T,
     out: &mut Vec<u8>,
-    write: impl FnOnce(Complete<'_, &T>, &mut Vec<u8>) -> Result<(), E>,
+    write: impl FnOnce(ShapeSerializer<'_, &T>, &mut Vec<u8>) -> Result<(), E>,
 ) -> Result<()> {
     let at = out.len();
     out.extend_from_slice(&[0; LENGTH]);
-    let shape = complete::serialize(value, |value| write(value, out))?;
+    let shape = shape_serializer::serialize(value, |value| write(value, out))?;
     if let Some(before) = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
         *before = shape.to_bytes();
     }

@@ -31,7 +31,7 @@ pub trait CodecStack: Send + Sync + 'static {
         &self,
         value: Placed<'_, T>,
         out: &mut Vec<u8>,
-    ) -> Result<Written> {
+    ) -> Result<EncodedAs> {
         let (value, context) = value;
         self.unlayered().encode_checked(value, context.max, out)
     }
@@ -88,7 +88,7 @@ pub trait Unlayered: Unencrypted {
         value: &T,
         max: usize,
         out: &mut Vec<u8>,
-    ) -> Result<Written> {
+    ) -> Result<EncodedAs> {
         encode_by(self.codec(), value, max, out)
     }
 }
@@ -110,7 +110,7 @@ pub(super) const ENCRYPTED: u8 = 6;
     not(feature = "encryption"),
     expect(dead_code, reason = "only encryption asks")
 )]
-pub struct Context<'a> {
+pub struct ValueContext<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) key: &'a str,
     /// Distinguishes values of one type from values of other types.
@@ -121,11 +121,11 @@ pub struct Context<'a> {
 }
 
 /// A value or its bytes, and where it belongs.
-pub(super) type Placed<'a, T> = (&'a T, &'a Context<'a>);
+pub(super) type Placed<'a, T> = (&'a T, &'a ValueContext<'a>);
 
 /// How a value was written.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct EncodedAs {
     /// Names the format.
     pub(crate) id: u8,
     /// Why the format that comes first has not taken it.
@@ -138,7 +138,7 @@ pub(super) fn encode_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'stat
     value: &T,
     max: usize,
     out: &mut Vec<u8>,
-) -> Result<Written> {
+) -> Result<EncodedAs> {
     let start = out.len();
     codec.encode(value, out)?;
     let size = out.len().saturating_sub(start);
@@ -146,7 +146,7 @@ pub(super) fn encode_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'stat
         return Err(Category::ValueTooLarge { size, max }.into());
     }
     codec.read_back(value, out.get(start..).unwrap_or_default())?;
-    Ok(Written {
+    Ok(EncodedAs {
         id: C::ID,
         refused: None,
     })

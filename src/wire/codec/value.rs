@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::memory::memory_of;
-use super::stack::{CodecBelow, Unlayered as _, Written, read_by, read_by_any};
-use super::{Category, Codec, CodecError, CodecStack, Context, FIRST_OWN_ID, Result};
+use super::stack::{CodecBelow, EncodedAs, Unlayered as _, read_by, read_by_any};
+use super::{Category, Codec, CodecError, CodecStack, FIRST_OWN_ID, Result, ValueContext};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Value};
 
@@ -21,8 +21,12 @@ pub(crate) trait ValueCodec: Send + Sync {
     /// # Errors
     ///
     /// If the value takes too many bytes, a layer refuses it, or its bytes [cannot be read back](Codec::read_back).
-    fn encode(&self, value: &AnyValue, context: &Context<'_>, out: &mut Vec<u8>)
-    -> Result<Written>;
+    fn encode(
+        &self,
+        value: &AnyValue,
+        context: &ValueContext<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<EncodedAs>;
 
     /// Decodes bytes in the format with this id. If they are no value of the type, tries the `former` types.
     ///
@@ -33,7 +37,7 @@ pub(crate) trait ValueCodec: Send + Sync {
         &self,
         id: u8,
         bytes: &[u8],
-        context: &Context<'_>,
+        context: &ValueContext<'_>,
         former: &[FormerType],
     ) -> Result<Decoded>;
 
@@ -79,25 +83,25 @@ where
 }
 
 /// A [`CodecStack`] for values of type `V`.
-pub(crate) struct CodecOf<S, V> {
+pub(crate) struct TypedCodec<S, V> {
     stack: S,
     value: PhantomData<fn() -> V>,
 }
 
-impl<S, V> CodecOf<S, V> {
+impl<S, V> TypedCodec<S, V> {
     pub(crate) fn new(stack: S) -> Self {
         let value = PhantomData;
         Self { stack, value }
     }
 }
 
-impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for CodecOf<S, V> {
+impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for TypedCodec<S, V> {
     fn encode(
         &self,
         value: &AnyValue,
-        context: &Context<'_>,
+        context: &ValueContext<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<Written> {
+    ) -> Result<EncodedAs> {
         let start = out.len();
         // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
         catch_panic(|| self.stack.seal((value.typed::<V>(), context), out))
@@ -108,7 +112,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Code
         &self,
         id: u8,
         bytes: &[u8],
-        context: &Context<'_>,
+        context: &ValueContext<'_>,
         former: &[FormerType],
     ) -> Result<Decoded> {
         let mut is_of_former_type = false;
@@ -167,8 +171,8 @@ mod tests {
     use super::*;
     use crate::wire::codec::{Bincode, CodecError};
 
-    fn within(max: usize) -> Context<'static> {
-        Context {
+    fn within(max: usize) -> ValueContext<'static> {
+        ValueContext {
             namespace: "ns",
             key: "k",
             type_tag: 7,
@@ -208,7 +212,7 @@ mod tests {
 
     #[test]
     fn reads_its_own_and_the_crates_codecs() {
-        let codec = CodecOf::<_, u8>::new(Own);
+        let codec = TypedCodec::<_, u8>::new(Own);
         let (mut out, bytes) = (b"header".to_vec(), by_bincode(&7_u8));
         let encoded = codec.encode(&AnyValue::new(7_u8), &within(10), &mut out);
         let id = encoded.unwrap().id;
@@ -224,7 +228,7 @@ mod tests {
         fn moves_to<C: Codec>(other: &C) {
             let mut out = Vec::new();
             other.encode("text", &mut out).unwrap();
-            let codec = CodecOf::<_, String>::new(Own);
+            let codec = TypedCodec::<_, String>::new(Own);
             assert_eq!(
                 *codec
                     .decode(C::ID, &out, &within(100), &[])
@@ -247,14 +251,14 @@ mod tests {
 
     #[test]
     fn an_unknown_id_is_an_error() {
-        let codec = CodecOf::<_, u8>::new(Bincode);
+        let codec = TypedCodec::<_, u8>::new(Bincode);
         let error = codec.decode(200, b"\x07", &within(1), &[]).unwrap_err();
         assert_eq!(error.to_string(), "no codec with id 200 is compiled in");
     }
 
     #[test]
     fn a_value_that_is_too_large_is_not_decoded() {
-        let codec = CodecOf::<_, String>::new(Bincode);
+        let codec = TypedCodec::<_, String>::new(Bincode);
         let bytes = by_bincode("value");
         let value = codec.decode(Bincode::ID, &bytes, &within(14), &[]).unwrap();
         assert_eq!(*value.value.typed::<String>(), "value");
@@ -277,7 +281,7 @@ mod tests {
         #[derive(serde::Serialize, serde::Deserialize)]
         struct Chain(Option<Box<Chain>>, Option<Panics>);
 
-        let codec = CodecOf::<_, Chain>::new(Bincode);
+        let codec = TypedCodec::<_, Chain>::new(Bincode);
         for depth in [0, 3, 60] {
             let bytes = [vec![0; 8], vec![1; depth], vec![0, 1]].concat();
             let error = codec
@@ -290,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_too_large_leaves_nothing() {
-        let codec = CodecOf::<_, String>::new(Bincode);
+        let codec = TypedCodec::<_, String>::new(Bincode);
         let mut out = b"header".to_vec();
         codec
             .encode(&AnyValue::new("x".repeat(9)), &within(18), &mut out)
@@ -318,7 +322,7 @@ mod tests {
                 Err(S::Error::custom("no more"))
             }
         }
-        let codec = CodecOf::<_, Halfway>::new(Bincode);
+        let codec = TypedCodec::<_, Halfway>::new(Bincode);
         let mut out = b"header".to_vec();
         let error = codec
             .encode(&AnyValue::new(Halfway), &within(10), &mut out)

@@ -9,11 +9,12 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
+use larder::l2::{
+    AcceptedValue, Fill, Key, Kind, LeaseReply, NewLifetime, Partition, Stamp, StoredCounts, Ttls,
+    Version,
+};
 #[cfg(feature = "write-behind")]
 use larder::l2::{Append, Written};
-use larder::l2::{
-    Fill, Key, Kind, LeaseReply, NewLifetime, Partition, Stamp, StoredCounts, Ttls, Version, Want,
-};
 
 use super::{own_key, run, value_key, watched_partition};
 use crate::store::*;
@@ -70,7 +71,8 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
     let store = Redis::start().await;
     let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let stored = insert(&*partition, "k", b"v").await;
-    let lease = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(stored.ver)).await;
+    let lease =
+        acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(stored.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
@@ -115,10 +117,11 @@ async fn a_value_and_the_versions_of_its_tags_are_in_redis_for_as_long_as_it_is_
         let mut value = tagged(b"v", LONG, &[step]);
         set_ttls(&mut value, ttls);
         let payload = payload_of(Kind::Insert, &[step]);
-        let lease = async || match acquire_lease_for(partition, step, LONG, Want::Nothing).await {
-            LeaseReply::Granted(lease) => lease,
-            other => panic!("no lease, but {other:?}"),
-        };
+        let lease =
+            async || match acquire_lease_for(partition, step, LONG, AcceptedValue::NoValue).await {
+                LeaseReply::Granted(lease) => lease,
+                other => panic!("no lease, but {other:?}"),
+            };
         match step {
             "insert" => {
                 let inserted = partition.insert(&[(step, &value)], &payload, None).await;
@@ -269,7 +272,7 @@ async fn a_lease_says_who_waits_and_whether_there_are_values_of_other_types() {
         partition,
         "k",
         LONG,
-        Want::Nothing,
+        AcceptedValue::NoValue,
     )
     .await
     {
@@ -475,7 +478,8 @@ async fn a_revalidation_without_the_version_of_a_tag_goes_by_the_list_of_the_clo
     let stored = insert_tagged(partition, "k", LONG, &["t"]).await;
     for is_overtaken in [true, false] {
         let _: i64 = run(&mut raw, &["DEL", &own_key("tag:t")]).await;
-        let lease = acquire_lease_for(partition, "k", LONG, Want::OtherThan(stored.ver)).await;
+        let lease =
+            acquire_lease_for(partition, "k", LONG, AcceptedValue::OtherThan(stored.ver)).await;
         let LeaseReply::Granted(lease) = lease else {
             panic!("no lease, but {lease:?}");
         };
@@ -762,7 +766,7 @@ async fn no_bytes_under_a_key_stand_in_the_way() {
         if let LeaseReply::Hit(hit) = led {
             // The script cannot hash: the caller finds out, and asks again.
             assert_eq!(hit, bytes);
-            led = acquire_lease_for(&*partition, "k", LONG, Want::Nothing).await;
+            led = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::NoValue).await;
         }
         let (LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) = led else {
             panic!("{led:?} for {bytes:?}");

@@ -1,7 +1,7 @@
 //! Leases and fills of many loads at once, which share requests.
 
 use futures::future::join_all;
-use larder::l2::{Fill, L2Error, Lease, LeaseReply, LeaseRequest, Partition, Want};
+use larder::l2::{AcceptedValue, Fill, L2Error, Lease, LeaseReply, LeaseRequest, Partition};
 
 use super::{calls, own_key, run, value_key};
 use crate::store::*;
@@ -19,7 +19,7 @@ async fn lease_each(partition: &dyn Partition, keys: &[String]) -> Vec<Lease> {
 async fn ask_each(partition: &dyn Partition, keys: &[String]) -> Vec<Result<LeaseReply, L2Error>> {
     let ask = LeaseRequest {
         ttl: LONG,
-        want: Want::Any,
+        want: AcceptedValue::Any,
         deadline: None,
     };
     join_all(keys.iter().map(|key| partition.acquire_lease(key, ask))).await

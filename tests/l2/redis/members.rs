@@ -9,7 +9,8 @@ use deadpool_redis::redis::{Value, cmd};
 use futures::StreamExt;
 use futures::future::join_all;
 use larder::l2::{
-    Applied, Event, Kind, L2Error, LeaseReply, MemberInfo, Partition, Subscription, Want, WriteAck,
+    AcceptedValue, Applied, Event, Kind, L2Error, LeaseReply, MemberInfo, Partition, Subscription,
+    WriteAck,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -260,7 +261,7 @@ async fn a_lease_ends_in_its_time_even_if_its_key_does_not() {
     let store = Redis::start().await;
     let (partition, mut raw) = (store.partition(), store.server.connection().await);
     let short = Duration::from_millis(50);
-    let endless = acquire_lease_for(&*partition, "k", short, Want::Any).await;
+    let endless = acquire_lease_for(&*partition, "k", short, AcceptedValue::Any).await;
     let LeaseReply::Granted(endless) = endless else {
         panic!("{endless:?}");
     };

@@ -8,8 +8,8 @@ use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use larder::RedisL2;
 use larder::l2::{
-    Event, Kind, L2, L2Error, LeaseReply, LeaseRequest, Partition, PartitionClock, Subscription,
-    Want,
+    AcceptedValue, Event, Kind, L2, L2Error, LeaseReply, LeaseRequest, Partition, PartitionClock,
+    Subscription,
 };
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -27,7 +27,7 @@ async fn every_step(partition: &dyn Partition) -> Vec<(&'static str, Result<(), 
     let (value, lease) = (sealed(b"v"), NO_LEASE);
     let ask = LeaseRequest {
         ttl: Duration::ZERO,
-        want: Want::Any,
+        want: AcceptedValue::Any,
         deadline: None,
     };
     let insert = payload_of(Kind::Insert, &["k"]);
@@ -163,7 +163,7 @@ async fn a_subscription_may_take_longer_than_a_request() {
 async fn lead_once(partition: &dyn Partition, key: &str) -> Result<LeaseReply, L2Error> {
     let ask = LeaseRequest {
         ttl: LONG,
-        want: Want::Any,
+        want: AcceptedValue::Any,
         deadline: None,
     };
     partition.acquire_lease(key, ask).await

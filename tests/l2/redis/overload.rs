@@ -1,7 +1,7 @@
 //! A server whose memory is full.
 
 use deadpool_redis::redis::cmd;
-use larder::l2::{Applied, Event, Kind, LeaseReply, LeaseRequest, Want};
+use larder::l2::{AcceptedValue, Applied, Event, Kind, LeaseReply, LeaseRequest};
 use larder_store_tests::steps::Steps;
 
 use super::{run, watched_partition};
@@ -76,7 +76,7 @@ async fn a_full_server_can_be_joined() {
     // No lease without memory to store it in; the load runs all the same.
     let ask = LeaseRequest {
         ttl: LONG,
-        want: Want::Any,
+        want: AcceptedValue::Any,
         deadline: None,
     };
     let led = partition.acquire_lease("k", ask).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::StreamExt;
-use larder::l2::{Event, Kind, LeaseRequest, Subscription, Want};
+use larder::l2::{AcceptedValue, Event, Kind, LeaseRequest, Subscription};
 use tokio::time::timeout;
 
 use super::{own_key, run, value_key, watched_partition};
@@ -106,7 +106,7 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", CLOSED_PORT]).await;
     let ask = LeaseRequest {
         ttl: Duration::ZERO,
-        want: Want::Any,
+        want: AcceptedValue::Any,
         deadline: None,
     };
     assert!(partition.acquire_lease("k", ask).await.is_err());

@@ -18,14 +18,15 @@ macro_rules! script {
     };
 }
 
-const RUN: &str = script!("checked" "send" "clock" "incarnation" "list" "run");
-const HEARTBEAT: &str = script!("checked" "send" "clock" "incarnation" "list" "each" "heartbeat");
-const NOTE: &str = script!("checked" "list" "each" "note");
+const RUN: &str = script!("checked" "clock" "incarnation" "member_list" "run");
+const HEARTBEAT: &str =
+    script!("checked" "clock" "incarnation" "member_list" "for_partition" "heartbeat");
+const NOTE: &str = script!("checked" "member_list" "for_partition" "note");
 const PARTITIONS: &str = script!("checked" "named_partitions" "partitions");
-const NUMBERS: &str = script!("checked" "named_partitions" "numbers");
-const MEMBERS: &str = script!("checked" "list" "members");
-const SWEEP: &str = script!("checked" "list" "sweep");
-const STORE_COUNTS: &str = script!("checked" "send" "clock" "bypassed" "store_counts");
+const NUMBERS: &str = script!("checked" "named_partitions" "partition_numbers");
+const MEMBERS: &str = script!("checked" "member_list" "members");
+const SWEEP: &str = script!("checked" "member_list" "sweep");
+const STORE_COUNTS: &str = script!("checked" "clock" "bypassed" "store_counts");
 
 /// Numbers from here on have gaps in Lua.
 const BOUND: u64 = 1 << 53;

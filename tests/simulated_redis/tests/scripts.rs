@@ -13,7 +13,7 @@ mod real;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fastrand::Rng;
 use larder::l2::deadpool_redis::redis::cmd;
@@ -451,59 +451,53 @@ fn numbers(numbers: &[u64]) -> Vec<u8> {
 }
 
 /// All scripts of the crate, by the names of their files. The tables of `lua!` in its sources say of which parts a script
-/// is made, and these are constants there.
+/// is made.
 fn own_scripts() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut sources = Vec::new();
     add_sources(&root.join("src/l2/redis"), &mut sources);
-    let literals = |path: &Path, text: &str| -> String {
-        let literal = |literal: &str| match literal.strip_suffix(".lua") {
-            Some(_) => fs::read_to_string(path.with_file_name("").join(literal)).unwrap(),
-            None => literal.replace("\\n", "\n"),
-        };
-        text.split('"').skip(1).step_by(2).map(literal).collect()
+    let part = |part: &str| {
+        let path = root.join(format!("src/l2/redis/lua/{part}.lua"));
+        fs::read_to_string(path).unwrap()
     };
-    let mut parts = BTreeMap::new();
-    for (path, source) in &sources {
-        for constant in source.split("const ").skip(1) {
-            if let Some((name, rest)) = constant.split_once(": &str =")
-                && let Some((value, _)) = rest.split_once(';')
-                && value.contains(".lua\"")
-            {
-                parts.insert(name, literals(path, value));
-            }
-        }
-    }
+    let flags = |name: &str| {
+        let constant = format!("const {name}: &str = \"");
+        let mut values = sources.iter().filter_map(|source| {
+            let (_, value) = source.split_once(&constant)?;
+            Some(value.split_once('"')?.0)
+        });
+        values.next().unwrap().replace("\\n", "\n")
+    };
     let mut scripts = BTreeMap::new();
-    for (path, source) in &sources {
+    for source in &sources {
         let Some((_, table)) = source.split_once("\nlua! {") else {
             continue;
         };
         let (table, _) = table.split_once("\n}").unwrap();
         for script in table.split_terminator(';') {
-            let (_, script) = script.split_once('[').unwrap();
-            let (shared, own) = script.split_once(']').unwrap();
-            let part = |part: &str| &*parts[part.trim().trim_start_matches("scripts::")];
-            let shared: String = shared.split(',').map(part).collect();
-            let file = own.split('"').nth(1).unwrap();
-            let name = Path::new(file).file_stem().unwrap().to_str().unwrap();
-            scripts.insert(name.to_owned(), shared + &literals(path, own));
+            let (before, own) = script.split_once(']').unwrap();
+            let (head, shared) = before.split_once('[').unwrap();
+            let (_, head) = head.split_once(':').unwrap();
+            let (head, own) = (head.trim(), own.trim());
+            let shared: String = shared.split_whitespace().map(part).collect();
+            scripts.insert(own.to_owned(), flags(head) + &shared + &part(own));
         }
     }
-    let others = root.join("examples/other_languages/invalidate.lua");
-    scripts.insert("elsewhere".to_owned(), fs::read_to_string(others).unwrap());
+    scripts.insert(
+        "other_languages".to_owned(),
+        fs::read_to_string(root.join("examples/other_languages/invalidate.lua")).unwrap(),
+    );
     assert!(scripts.len() > 30, "{:?}", scripts.keys());
     scripts
 }
 
-fn add_sources(folder: &Path, to: &mut Vec<(PathBuf, String)>) {
+fn add_sources(folder: &Path, to: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             add_sources(&path, to);
         } else if path.extension().is_some_and(|end| end == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            to.push((path, text));
+            to.push(fs::read_to_string(&path).unwrap());
         }
     }
 }

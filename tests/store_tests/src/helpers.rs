@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lease, LeaseReply, LeaseRequest,
-    Lifetime, MemberInfo, Message, Partition, PartitionClock, PartitionName, Stamp, Subscription,
-    TagVersion, Ttls, Want,
+    AcceptedValue, Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lease, LeaseReply,
+    LeaseRequest, Lifetime, MemberInfo, Message, Partition, PartitionClock, PartitionName, Stamp,
+    Subscription, TagVersion, Ttls,
 };
 #[cfg(feature = "write-behind")]
 use larder::l2::{Settled, Waiting, WriteStream};
@@ -231,14 +231,14 @@ pub async fn get(partition: &dyn Partition, key: &str) -> Option<Bytes> {
 
 /// Asks for a lease of [`LONG`], unless there is a usable value.
 pub async fn acquire_lease(partition: &dyn Partition, key: &str) -> LeaseReply {
-    acquire_lease_for(partition, key, LONG, Want::Any).await
+    acquire_lease_for(partition, key, LONG, AcceptedValue::Any).await
 }
 
 pub async fn acquire_lease_for(
     partition: &dyn Partition,
     key: &str,
     ttl: Duration,
-    want: Want,
+    want: AcceptedValue,
 ) -> LeaseReply {
     let deadline = None;
     partition
@@ -277,7 +277,7 @@ pub async fn given_back(partition: &dyn Partition, key: &str, lease: Lease) -> b
 
 /// What an instance could serve, without asking for a lease.
 pub async fn usable(partition: &dyn Partition, key: &str) -> Option<Bytes> {
-    match acquire_lease_for(partition, key, Duration::ZERO, Want::Any).await {
+    match acquire_lease_for(partition, key, Duration::ZERO, AcceptedValue::Any).await {
         LeaseReply::Hit(bytes) => Some(bytes),
         LeaseReply::Miss => None,
         other => panic!("asked for a value of {key:?} only, and got {other:?}"),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::inspect::{Counted, FleetState, Watch};
+use larder::inspect::{FleetState, StoredCounters, Watch};
 use larder::l2::Member;
 use larder::stats::Stats;
 
@@ -87,7 +87,7 @@ pub(super) struct MemberRow {
     /// Whether it has noted nothing for so long that it must have ended, or lost its server.
     is_overdue: bool,
     /// How long ago it has stored its counters, and the release of larder that it runs.
-    pub(super) counted: Option<Counted>,
+    pub(super) counted: Option<StoredCounters>,
 }
 
 impl MemberRow {

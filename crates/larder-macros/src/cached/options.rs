@@ -60,34 +60,51 @@ impl Parse for Options {
                 let message = "write each option by its name, as in `ttl = \"5m\"`";
                 Error::new(error.span(), message)
             })?;
-            let example = match name.to_string().as_str() {
-                "cache" => "cache = \"self.products\"",
-                "namespace" => "namespace = \"shop:product\"",
-                "key" => "key = \"(tenant, id)\"",
-                "ttl" => "ttl = \"5m\"",
-                "soft_ttl" => "soft_ttl = \"1m\"",
-                "none_ttl" => "none_ttl = \"30s\"",
-                "tags" => TAGS,
-                "shares_keys" => "shares_keys = true",
+            match name.to_string().as_str() {
+                "cache" => {
+                    let example = "cache = \"self.products\"";
+                    set(&mut options.cache, &name, input, example, Code::parse)?;
+                }
+                "namespace" => {
+                    let example = "namespace = \"shop:product\"";
+                    set(&mut options.namespace, &name, input, example, namespace)?;
+                }
+                "key" => {
+                    let example = "key = \"(tenant, id)\"";
+                    set(&mut options.key, &name, input, example, Code::parse)?;
+                }
+                "ttl" => set(&mut options.ttl, &name, input, "ttl = \"5m\"", text)?,
+                "soft_ttl" => set(
+                    &mut options.soft_ttl,
+                    &name,
+                    input,
+                    "soft_ttl = \"1m\"",
+                    text,
+                )?,
+                "none_ttl" => set(
+                    &mut options.none_ttl,
+                    &name,
+                    input,
+                    "none_ttl = \"30s\"",
+                    text,
+                )?,
+                "tags" => set(&mut options.tags, &name, input, TAGS, |input, _| {
+                    tags(input)
+                })?,
+                "shares_keys" => {
+                    let example = "shares_keys = true";
+                    set(
+                        &mut options.shares_keys,
+                        &name,
+                        input,
+                        example,
+                        |input, _| input.parse(),
+                    )?;
+                }
                 _ => {
                     let message = format!("there is no option `{name}`: there are {NAMES}");
                     return Err(Error::new(name.span(), message));
                 }
-            };
-            if !input.peek(Token![=]) {
-                let message = format!("write the option with its value, as in `{example}`");
-                return Err(Error::new(name.span(), message));
-            }
-            input.parse::<Token![=]>()?;
-            match name.to_string().as_str() {
-                "cache" => set(&mut options.cache, &name, Code::parse(input, example)?)?,
-                "namespace" => set(&mut options.namespace, &name, namespace(input, example)?)?,
-                "key" => set(&mut options.key, &name, Code::parse(input, example)?)?,
-                "ttl" => set(&mut options.ttl, &name, text(input, example)?)?,
-                "soft_ttl" => set(&mut options.soft_ttl, &name, text(input, example)?)?,
-                "none_ttl" => set(&mut options.none_ttl, &name, text(input, example)?)?,
-                "tags" => set(&mut options.tags, &name, tags(input)?)?,
-                _ => set(&mut options.shares_keys, &name, input.parse()?)?,
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
@@ -97,8 +114,20 @@ impl Parse for Options {
     }
 }
 
-fn set<T>(option: &mut Option<T>, name: &Ident, value: T) -> Result<()> {
-    if option.replace(value).is_some() {
+/// Reads what follows the name of an option: the sign and the value. `example` is for the errors.
+fn set<T>(
+    option: &mut Option<T>,
+    name: &Ident,
+    input: ParseStream<'_>,
+    example: &str,
+    parse: impl FnOnce(ParseStream<'_>, &str) -> Result<T>,
+) -> Result<()> {
+    if !input.peek(Token![=]) {
+        let message = format!("write the option with its value, as in `{example}`");
+        return Err(Error::new(name.span(), message));
+    }
+    input.parse::<Token![=]>()?;
+    if option.replace(parse(input, example)?).is_some() {
         let message = format!("`{name}` is set already: remove one of the two");
         return Err(Error::new(name.span(), message));
     }

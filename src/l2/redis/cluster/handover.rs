@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{sleep, timeout};
 
 use crate::l2::redis::server::{Address, Connector};
-use crate::l2::redis::witness_links::{ASK, Links};
+use crate::l2::redis::witness_links::{Links, WITNESS_TIMEOUT};
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
 
@@ -52,7 +52,7 @@ impl LastHandover {
         let (sender, proof) = shared_result();
         *last = Some((to.clone(), former.to_owned(), proof.clone()));
         tokio::spawn(async move {
-            let found = timeout(ASK, asking).await;
+            let found = timeout(WITNESS_TIMEOUT, asking).await;
             sender.send(found.ok().flatten().unwrap_or_default());
         });
         proof

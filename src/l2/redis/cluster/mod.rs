@@ -23,7 +23,7 @@ use self::handover::{LastHandover, prove};
 use self::view::{Owners, View, Views, WithoutOwner};
 use super::per_runtime::PerRuntime;
 use super::server::{Address, Connector, Server};
-use super::witness_links::{ASK, Links};
+use super::witness_links::{Links, WITNESS_TIMEOUT};
 use crate::l2::L2Error;
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
@@ -229,7 +229,7 @@ impl Cluster {
             }
         };
         // Of those that have answered by then.
-        _ = timeout(ASK, counting).await;
+        _ = timeout(WITNESS_TIMEOUT, counting).await;
         self.check_epoch(&views);
         let owners = Arc::new(owners);
         let nodes = [true, false].map(|has_slots| all(views.named(has_slots)).collect::<Vec<_>>());
@@ -237,10 +237,10 @@ impl Cluster {
         if belief.asked.is_none_or(|last| last <= began) {
             belief.owners = Arc::clone(&owners);
             belief.asked = Some(began);
-        }
-        if views.count() > 0 {
-            links.keep_only(&[&*self.seeds, &nodes[0], &nodes[1]].concat());
-            belief.nodes = nodes;
+            if views.count() > 0 {
+                links.keep_only(&[&*self.seeds, &nodes[0], &nodes[1]].concat());
+                belief.nodes = nodes;
+            }
         }
         drop(belief);
         Answers {

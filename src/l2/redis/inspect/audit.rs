@@ -2,14 +2,14 @@
 
 use super::connections::in_time;
 use super::{Connected, Namespace, PartitionState};
-use crate::l2::redis::call::{Lua, ScriptCall};
+use crate::l2::redis::call::{LuaScript, ScriptCall};
 use crate::l2::redis::members;
-use crate::l2::redis::names::{CLOCK, LIVE, LOG};
-use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, lua};
+use crate::l2::redis::names::{CLOCK, LOG, MEMBERS};
+use crate::l2::redis::scripts::{NO_FLAGS, lua};
 use crate::l2::{L2Error, Member, PartitionNumber};
 
 lua! {
-    AUDIT: [CHECKED, scripts::CLOCK, INCARNATION], "../lua/audit.lua";
+    AUDIT: NO_FLAGS [checked clock incarnation] audit;
 }
 
 /// What a partition keeps for itself.
@@ -87,7 +87,7 @@ impl Namespace {
 impl Connected {
     pub(super) async fn audit(&mut self) -> Result<PartitionAudit, L2Error> {
         let mut call = ScriptCall::by("EVALSHA_RO", &AUDIT, &self.names, 3);
-        call.partition_keys(&[CLOCK, LOG, LIVE]);
+        call.partition_keys(&[CLOCK, LOG, MEMBERS]);
         let answer: Answer = in_time(call.run(self.connection.clone())).await?;
         let (numbers, run, is_run, memory, kind, first, ids, list, writes) = answer;
         let [policy, used_memory, maxmemory] = memory;

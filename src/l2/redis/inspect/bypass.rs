@@ -7,16 +7,16 @@ use super::Namespace;
 use super::connections::in_time;
 use crate::clock::millis;
 use crate::key::key_text;
-use crate::l2::redis::call::{Lua, ScriptCall};
+use crate::l2::redis::call::{LuaScript, ScriptCall};
 use crate::l2::redis::names::BYPASS;
 use crate::l2::redis::partition::fleet_bypass;
-use crate::l2::redis::scripts::{ALLOW_OOM, BYPASSED, CLOCK, lua};
+use crate::l2::redis::scripts::{ALLOW_OOM, lua};
 use crate::l2::{FleetBypass, L2Error, PartitionNumber};
 use crate::stats::stored_after;
 use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
 
 lua! {
-    BYPASS_PREFIX: [ALLOW_OOM, CLOCK, BYPASSED], "../lua/bypass.lua";
+    BYPASS_PREFIX: ALLOW_OOM [checked clock bypassed] bypass;
 }
 
 /// The longest bypass: one without an end may be forgotten.
@@ -25,15 +25,15 @@ pub const LONGEST_BYPASS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The keys that all instances leave out of the cache.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Bypassed {
+pub struct BypassList {
     /// What the keys begin with, and for how long that lasts.
     pub prefixes: BTreeMap<String, Duration>,
-    /// Tells this list from others: an instance follows it if its [`Counted`](super::Counted) has this id. `None` of an
-    /// empty list.
+    /// Tells this list from others: an instance follows it if its [`StoredCounters`](super::StoredCounters) has this
+    /// id. `None` of an empty list.
     pub id: Option<u64>,
 }
 
-impl Bypassed {
+impl BypassList {
     /// Within which time an instance with this `max_staleness` follows a list, and says so, if it is in use and reaches
     /// Redis at once.
     #[must_use]
@@ -48,11 +48,11 @@ impl Namespace {
     /// tenant; for all keys, if the prefix is empty. It ends by itself after so long, by the clock of the server, and
     /// after 30 days at most; zero ends it now. A second call for a prefix takes the place of the first one.
     ///
-    /// As [`bypass_prefix`](crate::Cache::bypass_prefix), for all instances. An instance follows when it next stores its
-    /// counters: in use, that is after five `max_staleness`, or ten seconds and a third of `max_staleness` if that is
-    /// less; otherwise after a minute, or within a third of `max_staleness` once it is in use again. It says so in its
-    /// [`Counted`](super::Counted). The list is lost if Redis loses or evicts the key `!bypass`, or if the namespace
-    /// gets another number of partitions: then instances end it as if it had been ended here.
+    /// As [`bypass_prefix`](crate::Cache::bypass_prefix), for all instances. An instance follows when it next stores
+    /// its counters: in use, that is after five `max_staleness`, or ten seconds and a third of `max_staleness` if that
+    /// is less; otherwise after a minute, or within a third of `max_staleness` once it is in use again. It says so in
+    /// its [`StoredCounters`](super::StoredCounters). The list is lost if Redis loses or evicts the key `!bypass`, or
+    /// if the namespace gets another number of partitions: then instances end it as if it had been ended here.
     ///
     /// Returns all prefixes that are bypassed then; `None` if nothing was changed, as 16 others are bypassed.
     ///
@@ -66,7 +66,7 @@ impl Namespace {
         &self,
         prefix: &str,
         duration: Duration,
-    ) -> Result<Option<Bypassed>, L2Error> {
+    ) -> Result<Option<BypassList>, L2Error> {
         if key_text(prefix).is_err() {
             return Err(L2Error::unexpected("the prefix is longer than any key"));
         }
@@ -82,12 +82,12 @@ impl Namespace {
     /// # Errors
     ///
     /// If the server cannot be reached, or refuses the request.
-    pub async fn bypassed(&self) -> Result<Bypassed, L2Error> {
+    pub async fn bypassed(&self) -> Result<BypassList, L2Error> {
         let list = self.ask_bypass(None).await?;
         Ok(list.unwrap_or_else(|| FleetBypass::default().into()))
     }
 
-    async fn ask_bypass(&self, change: Option<(&str, u64)>) -> Result<Option<Bypassed>, L2Error> {
+    async fn ask_bypass(&self, change: Option<(&str, u64)>) -> Result<Option<BypassList>, L2Error> {
         // Instances ask for it where they store their counters.
         let first = PartitionNumber {
             number: 0,
@@ -104,7 +104,7 @@ impl Namespace {
     }
 }
 
-impl From<FleetBypass> for Bypassed {
+impl From<FleetBypass> for BypassList {
     fn from(list: FleetBypass) -> Self {
         let left = |till: &u64| Duration::from_millis(till.saturating_sub(list.now));
         let prefixes = list.prefixes.iter();

@@ -10,8 +10,8 @@ use futures::{FutureExt, TryFutureExt};
 use tokio::sync::mpsc;
 
 use super::Namespace;
-use super::connections::{CONNECT, at_most, in_time};
-use super::log::{Logged, read_log};
+use super::connections::{CONNECT_TIMEOUT, at_most, in_time};
+use super::log::{LoggedChange, read_log};
 use crate::l2::redis::error::connect_error;
 use crate::l2::redis::names::Names;
 use crate::l2::{L2Error, Message, PartitionNumber};
@@ -30,8 +30,8 @@ impl Namespace {
     /// # Errors
     ///
     /// If the server cannot be reached, or refuses the request.
-    pub async fn changes(&self) -> Result<Changes, L2Error> {
-        let mut changes = Changes(Vec::new());
+    pub async fn changes(&self) -> Result<ChangeStream, L2Error> {
+        let mut changes = ChangeStream(Vec::new());
         for partition in PartitionNumber::all(self.partitions) {
             let (sender, messages) = mpsc::channel(WAITING);
             let sender = Mutex::new(Some(sender));
@@ -42,7 +42,7 @@ impl Namespace {
                 Ok::<_, Infallible>(())
             });
             let connecting = connecting.map_err(connect_error);
-            let mut connection = at_most(CONNECT, connecting).await?;
+            let mut connection = at_most(CONNECT_TIMEOUT, connecting).await?;
             let names = self.names(partition);
             // A sharded channel is on the node that has the slot.
             let is_sharded = names.slot.is_some();
@@ -51,7 +51,7 @@ impl Namespace {
             } else {
                 "SUBSCRIBE"
             });
-            subscribe.arg(&names.events);
+            subscribe.arg(&names.channel);
             in_time(subscribe.exec_async(&mut connection)).await?;
             changes.0.push(OfPartition {
                 partition,
@@ -65,7 +65,7 @@ impl Namespace {
 }
 
 /// The changes of a namespace, in the order of each partition.
-pub struct Changes(Vec<OfPartition>);
+pub struct ChangeStream(Vec<OfPartition>);
 
 /// The changes of one partition.
 struct OfPartition {
@@ -76,9 +76,9 @@ struct OfPartition {
     connection: MultiplexedConnection,
 }
 
-partial_debug!([] Changes, "Changes");
+partial_debug!([] ChangeStream, "ChangeStream");
 
-impl Changes {
+impl ChangeStream {
     /// The next change, with its partition. `None` if a connection has ended. A message that finds 4 096 of its partition
     /// waiting is dropped, which leaves a hole in their numbers.
     ///
@@ -103,14 +103,14 @@ impl Changes {
         &self,
         partition: PartitionNumber,
         change: &Message,
-    ) -> Result<Option<Logged>, L2Error> {
+    ) -> Result<Option<LoggedChange>, L2Error> {
         let Some(of) = self.0.iter().find(|of| of.partition == partition) else {
             return Ok(None);
         };
         let found = read_log(&of.names, of.connection.clone(), change.seq, change.seq).await?;
         let mut found = found
             .iter()
-            .filter_map(|entry| Logged::read(partition, entry));
+            .filter_map(|entry| LoggedChange::read(partition, entry));
         // A message of another epoch may have the same number.
         Ok(found.find(|logged| logged.message == *change))
     }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::l2::L2Error;
 use crate::l2::redis::error::{connect_error, l2_error};
-pub(super) use crate::l2::redis::server::CONNECT;
+pub(super) use crate::l2::redis::server::CONNECT_TIMEOUT;
 use crate::l2::redis::server::Connector;
 use crate::util::lock::lock;
 
@@ -21,12 +21,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection to each server, by its address.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<BTreeMap<String, Connecting>>);
+pub(super) struct KeptConnections(Mutex<BTreeMap<String, Connecting>>);
 
 /// Callers that need a connection at the same time wait for one, and have its error together if it cannot be made.
 type Connecting = Shared<BoxFuture<'static, Result<MultiplexedConnection, L2Error>>>;
 
-impl Kept {
+impl KeptConnections {
     pub(super) async fn connection(
         &self,
         connector: Connector,
@@ -51,7 +51,11 @@ impl Kept {
 }
 
 pub(super) async fn connect(connector: &Connector) -> Result<MultiplexedConnection, L2Error> {
-    at_most(CONNECT, connector.connection().map_err(connect_error)).await
+    at_most(
+        CONNECT_TIMEOUT,
+        connector.connection().map_err(connect_error),
+    )
+    .await
 }
 
 /// Waits for an answer.

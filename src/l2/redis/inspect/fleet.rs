@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 
 use super::audit::PartitionAudit;
-use super::connections::{CONNECT, Kept, at_most, connect, in_time};
+use super::connections::{CONNECT_TIMEOUT, KeptConnections, at_most, connect, in_time};
 use super::{Namespace, SCANNED};
 use crate::l2::redis::RedisL2;
 use crate::l2::redis::names::CLOCK;
@@ -23,7 +23,7 @@ const FIRST_CLOCK: [&str; 2] = ["{", ".0}"];
 /// The namespaces that a scan has found.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Found {
+pub struct NamespaceScan {
     /// Their names.
     pub names: BTreeSet<String>,
     /// Whether all keys were looked at.
@@ -40,13 +40,13 @@ pub struct FleetState {
     /// are not stored, so their number is 0.
     pub counters: Stats,
     /// By instances, the last time each has stored its counters. The id of an instance is also its id as a member.
-    pub stored: BTreeMap<u64, Counted>,
+    pub stored: BTreeMap<u64, StoredCounters>,
 }
 
 /// The last time an instance has stored its counters.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Counted {
+pub struct StoredCounters {
     /// How long ago.
     pub ago: Duration,
     /// The release of larder that the instance runs, such as `0.1.0`, if it has said so.
@@ -59,7 +59,7 @@ pub struct Counted {
     /// this instance alone. Whether all instances are off is in
     /// [`PartitionClock::is_off`](crate::l2::PartitionClock::is_off).
     pub share: f64,
-    /// Which list of prefixes it bypasses as all instances do, see [`Bypassed::id`](super::Bypassed::id). `None` for none.
+    /// Which list of prefixes it bypasses as all instances do, see [`BypassList::id`](super::BypassList::id). `None` for none.
     pub bypass: Option<u64>,
     /// The last keys that [`verify`](crate::Builder::verify) has found to be old in this instance, the oldest first: four
     /// at most, and none of more than 128 bytes.
@@ -87,17 +87,17 @@ impl Namespace {
     /// println!("{:?}, all: {}", found.names, found.are_all);
     /// # Ok(()) }
     /// ```
-    pub async fn scan(l2: &RedisL2, most: usize) -> Result<Found, L2Error> {
+    pub async fn scan(l2: &RedisL2, most: usize) -> Result<NamespaceScan, L2Error> {
         let [before, after] = FIRST_CLOCK;
         // No name of a namespace has a character of a pattern's own meaning here: braces have none.
         let pattern = format!("{before}*{after}{CLOCK}");
-        let mut found = Found {
+        let mut found = NamespaceScan {
             are_all: true,
-            ..Found::default()
+            ..NamespaceScan::default()
         };
         // One after the other: a tool may take its time, and the servers have other work.
-        for primary in at_most(CONNECT, l2.0.topology.all()).await? {
-            let primary = at_most(CONNECT, primary.find()).await?;
+        for primary in at_most(CONNECT_TIMEOUT, l2.0.topology.all()).await? {
+            let primary = at_most(CONNECT_TIMEOUT, primary.find()).await?;
             let mut connection = connect(&primary.connector).await?;
             let (mut cursor, mut looked_at) = (0_u64, 0);
             loop {
@@ -142,7 +142,7 @@ impl Namespace {
 /// ```
 pub struct Watch {
     l2: RedisL2,
-    kept: Arc<Kept>,
+    kept: Arc<KeptConnections>,
 }
 
 partial_debug!([] Watch, "Watch");
@@ -203,7 +203,7 @@ impl Watch {
 }
 
 impl FleetState {
-    /// The name of an instance, if it has stored one. See [`Counted::name`].
+    /// The name of an instance, if it has stored one. See [`StoredCounters::name`].
     #[must_use]
     pub fn name(&self, instance: u64) -> Option<&str> {
         self.stored.get(&instance)?.name.as_deref()
@@ -221,7 +221,7 @@ impl FleetState {
                 let share = part(SHARE).and_then(|share| share.parse().ok());
                 let bypass = part(BYPASS).and_then(|id| u64::from_str_radix(id, 16).ok());
                 let ran = text.split(' ').nth(1).and_then(|ran| ran.parse().ok());
-                let counted = Counted {
+                let counted = StoredCounters {
                     ago,
                     release: part(RELEASE).map(str::to_owned),
                     name: part(INSTANCE).map(str::to_owned),

@@ -6,25 +6,23 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::connections::{Kept, in_time};
+use super::connections::{KeptConnections, in_time};
 use super::{Connected, Namespace};
-use crate::l2::redis::call::{Lua, ScriptCall};
+use crate::l2::redis::call::{LuaScript, ScriptCall};
 use crate::l2::redis::members;
-use crate::l2::redis::names::{BYPASS, CLOCK, DEAD, LIVE, LOG, STATS, SWEEPER, WORKER, WRITES};
-use crate::l2::redis::scripts::{ALLOW_OOM, CHECKED, lua};
+use crate::l2::redis::names::{BYPASS, CLOCK, DEAD, LOG, MEMBERS, STATS, SWEEPER, WORKER, WRITES};
+use crate::l2::redis::scripts::{ALLOW_OOM, NO_FLAGS, lua};
 use crate::l2::{L2Error, Member, PartitionNumber};
 use crate::vocabulary::MOST_PARTITIONS;
 
 lua! {
-    REMAINS: [CHECKED, HAS], "../lua/remains.lua";
-    FORGET_PARTITION: [ALLOW_OOM, HAS], "../lua/forget_partition.lua";
+    REMAINS: NO_FLAGS [checked has_entry] remains;
+    FORGET_PARTITION: ALLOW_OOM [checked has_entry] forget_partition;
 }
-
-const HAS: &str = include_str!("../lua/has.lua");
 
 /// The keys that a partition has once.
 const OWN: [&str; 9] = [
-    CLOCK, LOG, LIVE, STATS, SWEEPER, WORKER, WRITES, DEAD, BYPASS,
+    CLOCK, LOG, MEMBERS, STATS, SWEEPER, WORKER, WRITES, DEAD, BYPASS,
 ];
 
 /// Two notes of a subscribed instance are less than this many of its `max_staleness` apart (rule 16).
@@ -48,7 +46,7 @@ pub struct Remains {
 /// What [`Namespace::forget`] has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Forgotten {
+pub enum ForgetResult {
     /// So many keys were removed.
     Removed(u64),
     /// An instance runs, or may: nothing was removed, or not all.
@@ -122,18 +120,18 @@ impl Namespace {
     /// ```no_run
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use larder::RedisL2;
-    /// use larder::inspect::{Forgotten, Namespace};
+    /// use larder::inspect::{ForgetResult, Namespace};
     ///
     /// let l2 = RedisL2::open("redis://127.0.0.1:6379")?;
     /// let old = Namespace::find(&l2, "shop:old").await?;
-    /// assert!(matches!(old.forget(false).await?, Forgotten::Removed(_)));
+    /// assert!(matches!(old.forget(false).await?, ForgetResult::Removed(_)));
     /// # Ok(()) }
     /// ```
-    pub async fn forget(&self, even_if_used: bool) -> Result<Forgotten, L2Error> {
+    pub async fn forget(&self, even_if_used: bool) -> Result<ForgetResult, L2Error> {
         let this = self.over_one_connection();
         let before = this.each_partition().await?;
         if before.iter().any(|partition| partition.has_writes) {
-            return Ok(Forgotten::HasWrites);
+            return Ok(ForgetResult::HasWrites);
         }
         let mut partitions = before;
         if !even_if_used {
@@ -154,7 +152,7 @@ impl Namespace {
                 long_enough && noted.contains(&(member.info.id, member.note))
             };
             if !(partitions.iter().flat_map(PartitionRemains::members)).all(is_silent) {
-                return Ok(Forgotten::IsUsed);
+                return Ok(ForgetResult::IsUsed);
             }
         }
         let mut removed = 0;
@@ -170,14 +168,14 @@ impl Namespace {
                 None => {
                     let has_writes = at.remains().await?.has_writes;
                     return Ok(if has_writes {
-                        Forgotten::HasWrites
+                        ForgetResult::HasWrites
                     } else {
-                        Forgotten::IsUsed
+                        ForgetResult::IsUsed
                     });
                 }
             }
         }
-        Ok(Forgotten::Removed(removed))
+        Ok(ForgetResult::Removed(removed))
     }
 
     /// As this one, with connections that its calls share.
@@ -185,7 +183,7 @@ impl Namespace {
         Self {
             topology: Arc::clone(&self.topology),
             name: self.name.clone(),
-            kept: Some(Arc::<Kept>::default()),
+            kept: Some(Arc::<KeptConnections>::default()),
             ..*self
         }
     }

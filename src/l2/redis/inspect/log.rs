@@ -8,7 +8,7 @@ use deadpool_redis::redis::cmd;
 use super::connections::in_time;
 use super::{Connected, Namespace};
 use crate::key::Key;
-use crate::l2::redis::call::numbers;
+use crate::l2::redis::call::unpack_numbers;
 use crate::l2::redis::names::{CLOCK, LOG, Names};
 use crate::l2::redis::partition::Entry;
 use crate::l2::{Kind, L2Error, Message, PartitionNumber};
@@ -20,7 +20,7 @@ const ENTRIES_AT_ONCE: u64 = 100;
 /// A change, as the log of its partition has it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Logged {
+pub struct LoggedChange {
     /// The partition of its keys.
     pub partition: PartitionNumber,
     /// What the instances were told.
@@ -63,7 +63,7 @@ impl Namespace {
         &self,
         most: usize,
         key: Option<&str>,
-    ) -> Result<Vec<Logged>, L2Error> {
+    ) -> Result<Vec<LoggedChange>, L2Error> {
         let mut changes = Vec::new();
         if let Some(key) = key {
             let stored = self.key(key).await?;
@@ -92,12 +92,14 @@ impl Connected {
         &mut self,
         most: usize,
         counts: impl Fn(&Message) -> bool,
-    ) -> Result<Vec<(Option<u64>, Logged)>, L2Error> {
+    ) -> Result<Vec<(Option<u64>, LoggedChange)>, L2Error> {
         let mut ask = cmd("HGET");
         ask.arg(self.names.name(CLOCK, "")).arg("at");
         let at: Option<Vec<u8>> = in_time(ask.query_async(&mut self.connection)).await?;
         // Without a clock the next instance begins a new log.
-        let [_, mut last, _] = at.and_then(|at| numbers(&at).ok()).unwrap_or_default();
+        let [_, mut last, _] = at
+            .and_then(|at| unpack_numbers(&at).ok())
+            .unwrap_or_default();
         let mut found = Vec::new();
         while found.len() < most && last > 0 {
             let first = last.saturating_sub(ENTRIES_AT_ONCE - 1).max(1);
@@ -106,7 +108,7 @@ impl Connected {
                 break;
             }
             let changes = entries.iter().rev();
-            let changes = changes.filter_map(|entry| Logged::read(self.partition, entry));
+            let changes = changes.filter_map(|entry| LoggedChange::read(self.partition, entry));
             let changes = changes.filter(|change| counts(&change.message));
             found.extend(changes.take(most - found.len()));
             last = first - 1;
@@ -120,7 +122,7 @@ impl Connected {
     }
 }
 
-impl Logged {
+impl LoggedChange {
     /// `None` if its message is damaged, or of another format.
     pub(super) fn read(partition: PartitionNumber, (_, fields): &Entry) -> Option<Self> {
         let field = |name| fields.iter().find(|(field, _)| field == name);

@@ -31,14 +31,16 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 
 pub use self::audit::{LogState, PartitionAudit};
-pub use self::bypass::{Bypassed, LONGEST_BYPASS};
-pub use self::changes::Changes;
-use self::connections::{CONNECT, Kept, at_most, connect, in_time};
-pub use self::fleet::{Counted, FleetState, Found, Watch};
-pub use self::forget::{Forgotten, Remains};
-pub use self::log::Logged;
+pub use self::bypass::{BypassList, LONGEST_BYPASS};
+pub use self::changes::ChangeStream;
+use self::connections::{CONNECT_TIMEOUT, KeptConnections, at_most, connect, in_time};
+pub use self::fleet::{FleetState, NamespaceScan, StoredCounters, Watch};
+pub use self::forget::{ForgetResult, Remains};
+pub use self::log::LoggedChange;
 pub use self::rights::{MissingRights, RightsFor};
-pub use self::stored::{Damaged, Encoded, Mark, StoredKey, StoredLease, StoredValue, WhyNot};
+pub use self::stored::{
+    DamagedValue, EncodedPayload, PendingWrite, StoredKey, StoredLease, StoredValue, UnusableReason,
+};
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use self::writes::{StoredDeadLetter, StoredWrites};
@@ -67,7 +69,7 @@ pub struct Namespace {
     partitions: u16,
     is_known: bool,
     /// The connections that its calls share with others; without them each call makes its own.
-    kept: Option<Arc<Kept>>,
+    kept: Option<Arc<KeptConnections>>,
 }
 
 /// One partition of a namespace.
@@ -112,7 +114,7 @@ impl Namespace {
     }
 
     async fn find_over(
-        kept: Option<Arc<Kept>>,
+        kept: Option<Arc<KeptConnections>>,
         l2: &RedisL2,
         namespace: &str,
     ) -> Result<Self, L2Error> {
@@ -186,7 +188,7 @@ impl Namespace {
     /// Where the server of a partition is.
     async fn primary(&self, partition: PartitionNumber) -> Result<PrimaryAt, L2Error> {
         let slot = self.names(partition).slot;
-        at_most(CONNECT, async {
+        at_most(CONNECT_TIMEOUT, async {
             self.topology.find(slot).await?.primary.find().await
         })
         .await

@@ -80,7 +80,7 @@ impl Namespace {
                 for part in right.split([' ', '|']) {
                     match part {
                         "KEY" => ask.arg(at.names.name(CLOCK, "")),
-                        "CHANNEL" => ask.arg(&at.names.events),
+                        "CHANNEL" => ask.arg(&at.names.channel),
                         part => ask.arg(part),
                     };
                 }

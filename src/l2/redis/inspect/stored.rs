@@ -11,17 +11,17 @@ use deadpool_redis::redis::cmd;
 use super::connections::in_time;
 use super::{Connected, Namespace, PartitionState};
 use crate::key::Key;
-use crate::l2::redis::call::{Lua, ScriptCall, numbers};
+use crate::l2::redis::call::{LuaScript, ScriptCall, unpack_numbers};
 use crate::l2::redis::names::{CLOCK, HOLD, LEASE, TAG_VERSION, VALUE, WRITES};
-use crate::l2::redis::scripts::{self, CHECKED, INCARNATION, MARK, lua};
+use crate::l2::redis::scripts::{NO_FLAGS, lua};
 use crate::l2::{L2Error, Lifetime, PartitionNumber, Stamp, TagVersion};
 use crate::options::MAX_VALUE_BYTES;
 use crate::util::crc16::nth;
 use crate::wire::codec;
-use crate::wire::envelope::{self, ChecksumSeed, Envelope, PAYLOAD_IN_BODY, STAMPED};
+use crate::wire::envelope::{self, ChecksumSeed, Envelope, PAYLOAD_AT, STAMPED_LENGTH};
 
 lua! {
-    INSPECT: [CHECKED, scripts::CLOCK, INCARNATION, MARK], "../lua/inspect.lua";
+    INSPECT: NO_FLAGS [checked clock incarnation mark] inspect;
 }
 
 /// What a key has in Redis.
@@ -31,7 +31,7 @@ pub struct StoredKey {
     /// The partition of the key.
     pub partition: PartitionState,
     /// Its values, one for each type tag (rule 29), the one that was stored last in front.
-    pub values: Vec<Result<StoredValue, Damaged>>,
+    pub values: Vec<Result<StoredValue, DamagedValue>>,
     /// The type of what is stored, as Redis names it, if that is not a string: then it counts as absent.
     pub other_type: Option<String>,
     /// For how long Redis keeps the key; `None` for no limit, or no key.
@@ -41,7 +41,7 @@ pub struct StoredKey {
     /// For how long no load of it is stored (rule 15). `None` if it is not held.
     pub held: Option<Duration>,
     /// The write that waits for its source, with write-behind.
-    pub mark: Option<Mark>,
+    pub mark: Option<PendingWrite>,
     /// The last invalidation of each tag of its values; `None` if Redis does not know it.
     pub tags: BTreeMap<Key, Option<TagVersion>>,
 }
@@ -71,7 +71,7 @@ pub struct StoredValue {
 /// A value as its codec has written it, out of the layer that has compressed it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Encoded<'a> {
+pub struct EncodedPayload<'a> {
     /// The number of the codec.
     pub codec: u8,
     /// The hash of the names and kinds of its parts, with bincode and postcard.
@@ -83,7 +83,7 @@ pub struct Encoded<'a> {
 /// Bytes that are not a value: a miss for every instance.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct Damaged(envelope::Damage);
+pub struct DamagedValue(envelope::Damage);
 
 /// The right of a load to fill a key.
 #[derive(Clone, Copy, Debug)]
@@ -92,11 +92,11 @@ pub struct StoredLease {
     /// The epoch in which it was granted.
     pub epoch: u64,
     /// The last version that had been issued when it was granted.
-    pub began: u64,
+    pub granted_at: u64,
     /// The type tag of the load.
     pub type_tag: u64,
     /// When it ends, in milliseconds of the server's time.
-    pub till: u64,
+    pub ends_at: u64,
     /// Whether another load waits for its end.
     pub is_awaited: bool,
 }
@@ -104,7 +104,7 @@ pub struct StoredLease {
 /// A write that waits for its source, and holds loads of its key off.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Mark {
+pub struct PendingWrite {
     /// The id of its entry in the stream of writes.
     pub entry: String,
     /// The epoch of the value that was stored with it; zero if there was none.
@@ -118,7 +118,7 @@ pub struct Mark {
 /// Why no instance uses a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum WhyNot {
+pub enum UnusableReason {
     /// The clock of the partition is missing or damaged.
     NoClock,
     /// The server has restarted or failed over.
@@ -135,7 +135,7 @@ pub enum WhyNot {
     InvalidatedTag(Key, u64),
 }
 
-impl fmt::Display for WhyNot {
+impl fmt::Display for UnusableReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClock => f.write_str("the partition has lost its clock"),
@@ -235,7 +235,7 @@ impl Connected {
         let seed = ChecksumSeed::namespace(namespace).key(key);
         let values: Vec<_> = (value.iter())
             .flat_map(|bytes| envelope::open_each(bytes, seed))
-            .map(|value| value.map(StoredValue::new).map_err(Damaged))
+            .map(|value| value.map(StoredValue::new).map_err(DamagedValue))
             .collect();
         let tags = values.iter().flatten().flat_map(|value| value.tags.clone());
         let tags = self.tag_versions(tags.collect()).await?;
@@ -253,9 +253,9 @@ impl Connected {
             values,
             other_type: Some(kind).filter(|kind| !matches!(&**kind, "none" | "string")),
             kept,
-            leases: leases.filter(|lease| lease.till > now).collect(),
+            leases: leases.filter(|lease| lease.ends_at > now).collect(),
             held,
-            mark: mark.map(|(entry, _, epoch, ver, waits)| Mark {
+            mark: mark.map(|(entry, _, epoch, ver, waits)| PendingWrite {
                 entry,
                 epoch,
                 ver,
@@ -280,7 +280,7 @@ impl Connected {
         }
         let stored: Vec<Option<Vec<u8>>> = in_time(ask.query_async(&mut self.connection)).await?;
         let version = |stored: Option<Vec<u8>>| {
-            let [epoch, ver] = numbers(&stored?).ok()?;
+            let [epoch, ver] = unpack_numbers(&stored?).ok()?;
             Some(TagVersion { epoch, ver })
         };
         Ok(iter::zip(tags, stored.into_iter().map(version)).collect())
@@ -290,33 +290,33 @@ impl Connected {
 impl StoredKey {
     /// Why no instance uses a value of this key; nothing if those with its type tag do.
     #[must_use]
-    pub fn why_not(&self, value: &StoredValue) -> Vec<WhyNot> {
+    pub fn why_not(&self, value: &StoredValue) -> Vec<UnusableReason> {
         let (Stamp { epoch, ver, .. }, clock) = (value.stamp, self.partition.clock);
         // Then there is nothing to compare the stamp with.
         if clock.epoch == 0 {
-            return vec![WhyNot::NoClock];
+            return vec![UnusableReason::NoClock];
         }
         let mut why = Vec::new();
         if self.partition.has_restarted {
-            why.push(WhyNot::Restarted);
+            why.push(UnusableReason::Restarted);
         }
         if epoch != clock.epoch {
-            why.push(WhyNot::OtherEpoch(epoch));
+            why.push(UnusableReason::OtherEpoch(epoch));
         } else if ver > clock.ver {
             // Versions compare within an epoch.
-            why.push(WhyNot::NotIssued);
+            why.push(UnusableReason::NotIssued);
         }
         if let Some(ago) = clock.now.checked_sub(value.lifetime.expires_at) {
-            why.push(WhyNot::Expired(ago));
+            why.push(UnusableReason::Expired(ago));
         }
         // Tag versions compare within an epoch.
         let tags = value.tags.iter().filter(|_| epoch == clock.epoch);
         why.extend(tags.filter_map(|tag| match self.tags.get(tag)? {
             Some(version) if version.epoch == epoch && version.ver < ver => None,
             Some(version) if version.epoch == epoch => {
-                Some(WhyNot::InvalidatedTag(tag.clone(), version.ver))
+                Some(UnusableReason::InvalidatedTag(tag.clone(), version.ver))
             }
-            _ => Some(WhyNot::UnknownTag(tag.clone())),
+            _ => Some(UnusableReason::UnknownTag(tag.clone())),
         }));
         why
     }
@@ -332,7 +332,7 @@ impl StoredValue {
             codec: value.head.codec,
             shape: codec::shape_of(value.head.codec, value.payload),
             payload: value.payload.to_vec(),
-            size: STAMPED + PAYLOAD_IN_BODY + value.payload.len() + tags,
+            size: STAMPED_LENGTH + PAYLOAD_AT + value.payload.len() + tags,
             tags: value.tags,
         }
     }
@@ -348,10 +348,10 @@ impl StoredValue {
     ///
     /// Cost: for a compressed payload, time and memory for what it becomes, which is 64 MiB at most.
     #[must_use]
-    pub fn encoded(&self) -> Option<Encoded<'_>> {
+    pub fn encoded(&self) -> Option<EncodedPayload<'_>> {
         let (codec, bytes) = codec::below_layers(self.codec, &self.payload, MAX_VALUE_BYTES)?;
         let shape = codec::shape_of(codec, &bytes);
-        Some(Encoded {
+        Some(EncodedPayload {
             codec,
             shape,
             bytes,
@@ -359,7 +359,7 @@ impl StoredValue {
     }
 }
 
-impl Encoded<'_> {
+impl EncodedPayload<'_> {
     /// The name of the codec.
     #[must_use]
     pub fn format(&self) -> &'static str {
@@ -368,20 +368,20 @@ impl Encoded<'_> {
 }
 
 impl StoredLease {
-    /// Reads `epoch:since:token:tag:till` and the marks behind it, as lease.lua describes them.
+    /// Reads `epoch:granted_at:token:type_tag_hex:ends_at` and the signs behind it, as lease.lua describes them.
     fn parse(lease: &str) -> Option<Self> {
         let mut fields = lease.split(':');
-        let (epoch, began) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let (epoch, granted_at) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         // The token is the right to fill: it is shown to nobody.
         let _token = fields.next()?;
         let type_tag = u64::from_str_radix(fields.next()?, 16).ok()?;
         let marked = fields.next()?;
-        let till = marked.trim_end_matches(['+', '&']);
+        let ends_at = marked.trim_end_matches(['+', '&']);
         Some(Self {
             epoch,
-            began,
+            granted_at,
             type_tag,
-            till: till.parse().ok()?,
+            ends_at: ends_at.parse().ok()?,
             is_awaited: marked.contains('+'),
         })
     }

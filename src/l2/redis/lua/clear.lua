@@ -1,4 +1,6 @@
--- CLEAR  clock log | channel rnd payload  ->  stamp seq
-local epoch, ver = start_epoch(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
-local _, seq = position(KEYS[1])
-return struct.pack('>I8I8I8I8', epoch, ver, time(), seq)
+-- CLEAR  clock log | channel new_epoch payload  ->  stamp seq
+local clock_key, log_key = KEYS[1], KEYS[2]
+local channel, new_epoch, payload = unpack(ARGV)
+
+local epoch, ver, seq = start_epoch(clock_key, log_key, channel, new_epoch, payload)
+return stamp_answer(epoch, ver) .. struct.pack('>I8', seq)

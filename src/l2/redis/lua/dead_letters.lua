@@ -1,2 +1,3 @@
 -- DEAD_LETTERS  dead | most bytes  ->  the first dead letters
-return first_entries(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]))
+local most, bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
+return first_entries(KEYS[1], most, bytes)

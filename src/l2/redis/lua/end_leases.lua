@@ -1,9 +1,11 @@
--- END_LEASES  clock | rnd  ->  stamp
+-- END_LEASES  clock | new_epoch  ->  stamp
 -- All leases that were granted before are void, however many there are. The version is that of no value: what has a
 -- lower one was stored before, and what has a higher one was not loaded under a lease from before. Nothing has changed
 -- yet, so nothing is published.
-local epoch, seq, ver = clock(KEYS[1], ARGV[1])
+local clock_key, new_epoch = KEYS[1], ARGV[1]
+
+local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
 ver = ver + 1
-set_position(KEYS[1], epoch, seq, ver)
-redis.call('HSET', KEYS[1], 'leases', struct.pack('>I8I8', epoch, ver))
-return struct.pack('>I8I8I8', epoch, ver, time())
+set_clock(clock_key, epoch, seq, ver)
+redis.call('HSET', clock_key, 'leases', struct.pack('>I8I8', epoch, ver))
+return stamp_answer(epoch, ver)

@@ -1,106 +1,118 @@
 -- FILL  clock log lease... value... tag_version... [staged]
---   | channel rnd type_tag (token epoch body ttl_ms key_text payload length)...  ->  (OK - stamp | REJECTED values -)...
+--   | channel new_epoch type_tag (token epoch body ttl_ms key_text payload length)...
+--   ->  (OK - stamp | REJECTED values -)...
 -- The first tag versions are those of the first value, then come those of the second, and so on. A value whose body is
 -- staged comes alone.
+local clock_key, log_key = KEYS[1], KEYS[2]
+local channel, new_epoch, type_tag = unpack(ARGV, 1, 3)
+local COMMON_KEYS, COMMON_ARGS, ARGS_OF_ONE = 2, 3, 7
 
--- The values that a value with this type tag leaves under its key.
-local function others_of(values, type_tag, epoch, issued, now)
-  local others = {}
-  for _, value in ipairs(heads(head_in, values)) do
-    local ver, expires_at = read_issued(value.head, epoch, issued)
-    if ver and now < expires_at and string.sub(value.head, 81, 88) ~= type_tag and #others < MOST_VALUES - 1 then
-      others[#others + 1] = string.sub(values, value.offset + 5, value.offset + value.length)
-    end
-  end
-  for i, other in ipairs(others) do
-    others[i] = (i < #others and 'LRD\132' or 'LRD\4') .. other
-  end
-  return table.concat(others)
-end
-
-local epoch, seq, ver = clock(KEYS[1], ARGV[2])
-local now, fills = time(), (#ARGV - 3) / 7
-local staged = #KEYS + (is_staged(ARGV[6]) and 0 or 1)
-local stamped, filled
+local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+local now, fills = time(), (#ARGV - COMMON_ARGS) / ARGS_OF_ONE
+-- The first body says whether it is staged; the staged key is the last one then.
+local first_staged = #KEYS + (is_staged(ARGV[COMMON_ARGS + 3]) and 0 or 1)
+-- Stamp of the values that are stored from now on, as it is stored, and as it is answered.
+local value_stamp, answered_stamp
 -- The leases that are deleted at the end.
-local gone = {}
+local ended_leases = {}
 
--- Has the values that are stored from now on this version.
-local function issue()
-  stamped, filled = stamp(epoch, ver, now), struct.pack('>I8I8I8', epoch, ver, now)
+local function make_stamps()
+  value_stamp, answered_stamp = stamp(epoch, ver, now), stamp_answer(epoch, ver)
 end
 
--- Fills a key, whose tag versions are KEYS[first..last].
-local function fill(value_key, lease_key, lease_text, first, last,
-                    token, lease_epoch, body, ttl_ms, key_text, payload, length)
-  local since, mark, beside, other_leases = standing(lease_text, KEYS[1], epoch, lease_epoch, token)
-  if not since then
-    drop_staged(staged)
-    return rejected(value_key)
-  end
-  -- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
-  local tags = invalidated(KEYS[1], first, last, epoch, ver)
-  if any_after(tags, since) or not are_staged(staged) then
-    drop_staged(staged)
-    end_lease(lease_key, mark, other_leases, ARGV[1], key_text)
-    return rejected(value_key)
-  end
-  local others = ''
-  if payload ~= '' then
-    epoch, ver, seq = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], payload)
-    issue()
-    -- Loads of values of other types may have read what this value replaces (rule 29).
-    mark, other_leases = string.find(other_leases, '+', 1, true) and '+' or mark, ''
-  else
-    -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old. Nor does it make
-    -- a value of another type old.
-    if beside ~= '' then
-      others = others_of(checked(redis.pcall('GET', value_key), 'GET') or '', ARGV[3], epoch, ver, now)
-    end
-    -- One for all fills of the step.
-    if not stamped then
-      ver = ver + 1
-      set_position(KEYS[1], epoch, seq, ver)
-      issue()
-    end
-    if other_leases ~= '' then
-      other_leases = string.gsub(string.gsub(other_leases, '&', ''), '%S+', '%0&')
+-- The values of other types that a value leaves under its key.
+local function read_values_beside(value_key)
+  local values, kept = checked(redis.pcall('GET', value_key), 'GET') or '', {}
+  for _, value in ipairs(heads(head_in, values)) do
+    local its_ver, expires_at = read_issued(value.head, epoch, ver)
+    if its_ver and now < expires_at and type_tag_of(value.head) ~= type_tag and #kept < MOST_VALUES - 1 then
+      kept[#kept + 1] = string.sub(values, value.offset + 5, value.offset + value.length)
     end
   end
-  local left = others ~= '' and redis.call('PTTL', value_key)
-  local stamped = left and stamp(epoch, ver, now, left) or stamped
+  for i, value in ipairs(kept) do
+    kept[i] = (i < #kept and 'LRD\132' or 'LRD\4') .. value
+  end
+  return table.concat(kept)
+end
+
+-- Stores a value in front of these of other types.
+local function store(value_key, body, ttl_ms, beside, length)
+  local has_beside = beside ~= ''
+  local ttl_beside = has_beside and redis.call('PTTL', value_key)
+  local stamped = has_beside and stamp(epoch, ver, now, true) or value_stamp
   if is_staged(body) then
-    put_staged(value_key, stamped, staged)
+    put_staged(value_key, stamped, first_staged)
   else
     redis.call('SET', value_key, stamped .. body, 'PX', ttl_ms)
   end
-  if left then
-    redis.call('SETRANGE', value_key, length, others)
-    redis.call('PEXPIRE', value_key, left, 'GT')
+  if has_beside then
+    redis.call('SETRANGE', value_key, length, beside)
+    redis.call('PEXPIRE', value_key, ttl_beside, 'GT')
   end
-  keep_tag_versions(tags, epoch, ttl_ms)
-  if other_leases == '' and mark == '' then
-    gone[#gone + 1] = lease_key
-  else
-    end_lease(lease_key, mark, other_leases, ARGV[1], key_text)
-  end
-  return 'OK', false, filled
 end
 
-local answers, first = {}, 3 + 2 * fills
--- MGET answers nil for a key of another type.
-local lease_texts = redis.call('MGET', unpack(KEYS, 3, 2 + fills))
-for i = 1, fills do
-  local first_arg, last = 7 * i - 3, first - 1
-  if first < staged then
-    last = last + count_tags(ARGV[first_arg + 2])
+-- Fills a key, whose tag versions are KEYS[first_tag..last_tag].
+local function fill(value_key, lease_key, leases, first_tag, last_tag,
+                    token, lease_epoch, body, ttl_ms, key_text, payload, length)
+  local granted_at, awaited, values_beside, others = find_standing_lease(leases, clock_key, epoch, lease_epoch, token)
+  if not granted_at then
+    drop_staged(first_staged)
+    return rejected(value_key)
   end
-  local lease_key, value_key = KEYS[2 + i], KEYS[2 + fills + i]
-  answers[3 * i - 2], answers[3 * i - 1], answers[3 * i] =
-    fill(value_key, lease_key, lease_texts[i], first, last, unpack(ARGV, first_arg, first_arg + 6))
-  first = last + 1
+  -- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
+  local tags = last_invalidations(clock_key, first_tag, last_tag, epoch, ver)
+  if any_after(tags, granted_at) or not are_staged(first_staged) then
+    drop_staged(first_staged)
+    end_lease(lease_key, awaited, others, channel, key_text)
+    return rejected(value_key)
+  end
+  local beside = ''
+  if payload ~= '' then
+    epoch, ver, seq = publish(clock_key, log_key, channel, new_epoch, payload)
+    make_stamps()
+    -- Loads of values of other types may have read what this value replaces (rule 29).
+    awaited, others = string.find(others, AWAITED, 1, true) and AWAITED or awaited, ''
+  else
+    -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old. Nor does it make
+    -- a value of another type old.
+    if values_beside == VALUES_BESIDE then
+      beside = read_values_beside(value_key)
+    end
+    -- One version for all fills of the step.
+    if not value_stamp then
+      ver = ver + 1
+      set_clock(clock_key, epoch, seq, ver)
+      make_stamps()
+    end
+    if others ~= '' then
+      others = string.gsub(string.gsub(others, VALUES_BESIDE, ''), '%S+', '%0' .. VALUES_BESIDE)
+    end
+  end
+  store(value_key, body, ttl_ms, beside, length)
+  keep_tag_versions(tags, epoch, ttl_ms)
+  if others == '' and awaited == '' then
+    ended_leases[#ended_leases + 1] = lease_key
+  else
+    end_lease(lease_key, awaited, others, channel, key_text)
+  end
+  return 'OK', false, answered_stamp
 end
-if #gone > 0 then
-  redis.call('DEL', unpack(gone))
+
+local first_tag, answers = COMMON_KEYS + 2 * fills + 1, {}
+-- MGET answers nil for a key of another type.
+local leases = redis.call('MGET', unpack(KEYS, COMMON_KEYS + 1, COMMON_KEYS + fills))
+for i = 1, fills do
+  local last_arg, last_tag = COMMON_ARGS + ARGS_OF_ONE * i, first_tag - 1
+  local first_arg = last_arg - ARGS_OF_ONE + 1
+  if first_tag < first_staged then
+    last_tag = last_tag + tags_of_body(ARGV[first_arg + 2])
+  end
+  local lease_key, value_key = KEYS[COMMON_KEYS + i], KEYS[COMMON_KEYS + fills + i]
+  answers[3 * i - 2], answers[3 * i - 1], answers[3 * i] =
+    fill(value_key, lease_key, leases[i], first_tag, last_tag, unpack(ARGV, first_arg, last_arg))
+  first_tag = last_tag + 1
+end
+if #ended_leases > 0 then
+  redis.call('DEL', unpack(ended_leases))
 end
 return answers

@@ -8,3 +8,8 @@ local function incarnation()
   end
   return (string.match(info, 'run_id:(%x+)') or '-') .. ':' .. history, info
 end
+
+-- The history in the name of an incarnation.
+local function history_of(run)
+  return string.match(run, ':(%x+)$')
+end

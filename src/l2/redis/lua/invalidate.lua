@@ -1,25 +1,32 @@
--- INVALIDATE  clock log live (value lease)... [hold]... | channel rnd payload hold
+-- INVALIDATE  clock log members (value lease)... [hold]... | channel new_epoch payload hold_ms
 --   ->  stamp seq longest_staleness generation age
--- One step (rule 2); without keys it only publishes. No lease is granted for `hold` ms (rule 15); a hold that lasts
--- longer stays.
-local holds = ARGV[4] == '0' and 0 or (#KEYS - 3) / 3
-if #KEYS > 3 then
-  redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))
+-- One step (rule 2); without keys it only publishes. No lease is granted for `hold_ms` (rule 15); a hold that lasts longer
+-- stays.
+local clock_key, log_key, members_key = KEYS[1], KEYS[2], KEYS[3]
+local channel, new_epoch, payload, hold_ms = unpack(ARGV)
+local COMMON_KEYS = 3
+-- The kind of a message whose caller waits until all members have applied it (rule 16).
+local AWAITED = 3
+
+local holds = hold_ms == '0' and 0 or (#KEYS - COMMON_KEYS) / 3
+local last_lease = #KEYS - holds
+if #KEYS > COMMON_KEYS then
+  redis.call('DEL', unpack(KEYS, COMMON_KEYS + 1, last_lease))
 end
-for i = #KEYS - holds + 1, #KEYS do
+for i = last_lease + 1, #KEYS do
+  local hold_key = KEYS[i]
   -- ACQUIRE_LEASE ignores a hold of another type.
-  local now = checked(redis.pcall('GET', KEYS[i]), 'GET')
-  local id, till, epoch, ver = read_mark(now)
+  local stored = checked(redis.pcall('GET', hold_key), 'GET')
+  local id, held_until, epoch, ver = read_mark(stored)
   if id then
-    write_mark(KEYS[i], id, math.max(till, time() + ARGV[4]), epoch, ver)
-  elseif now ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
-    redis.call('SET', KEYS[i], '', 'PX', ARGV[4])
+    write_mark(hold_key, id, math.max(held_until, time() + hold_ms), epoch, ver)
+  elseif stored ~= '' or redis.call('PTTL', hold_key) < tonumber(hold_ms) then
+    redis.call('SET', hold_key, '', 'PX', hold_ms)
   end
 end
-local epoch, ver, seq = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
--- Kind 3: the caller waits until all members have applied the message (rule 16).
-local generation, age, known, longest = 0, 0, {}, 0
-if string.byte(ARGV[3]) == 3 then
-  generation, age, known, longest = members(KEYS[3], ARGV[2])
+local epoch, ver, seq = publish(clock_key, log_key, channel, new_epoch, payload)
+local generation, age, _, longest = 0, 0, {}, 0
+if string.byte(payload) == AWAITED then
+  generation, age, _, longest = read_members(members_key, new_epoch)
 end
 return struct.pack('>I8I8I8I8I8I8I8', epoch, ver, time(), seq, longest, generation, age)

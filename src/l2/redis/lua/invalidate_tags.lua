@@ -1,3 +1,6 @@
--- INVALIDATE_TAGS  clock log tag_version... | channel rnd payload  ->  stamp
-local epoch, ver = invalidate_tags(KEYS[1], KEYS[2], 3, #KEYS, ARGV[1], ARGV[2], ARGV[3])
-return struct.pack('>I8I8I8', epoch, ver, time())
+-- INVALIDATE_TAGS  clock log tag_version... | channel new_epoch payload  ->  stamp
+local clock_key, log_key = KEYS[1], KEYS[2]
+local channel, new_epoch, payload = unpack(ARGV)
+local FIRST_TAG = 3
+
+return stamp_answer(invalidate_tags(clock_key, log_key, FIRST_TAG, #KEYS, channel, new_epoch, payload))

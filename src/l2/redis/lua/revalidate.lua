@@ -1,26 +1,31 @@
--- REVALIDATE  value lease clock tag_version... | token epoch seen times px rnd channel key_text type_tag
+-- REVALIDATE  value lease clock tag_version...
+--   | token lease_epoch stored_ver times ttl_ms new_epoch channel key_text type_tag
 --   ->  OK - stamp | REJECTED values - | ABSENT - -
--- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
-local epoch, seq, ver = clock(KEYS[3], ARGV[6])
-local since, mark, _, leases = standing(checked(redis.pcall('GET', KEYS[2]), 'GET'), KEYS[3], epoch, ARGV[2], ARGV[1])
-if not since then
-  return {rejected(KEYS[1])}
+-- As FILL, with the value that is stored already: if it still has the version `stored_ver`, it gets a new stamp.
+local value_key, lease_key, clock_key = KEYS[1], KEYS[2], KEYS[3]
+local token, lease_epoch, stored_ver, times, ttl_ms, new_epoch, channel, key_text, type_tag = unpack(ARGV)
+local FIRST_TAG = 4
+
+local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+local leases = checked(redis.pcall('GET', lease_key), 'GET')
+local granted_at, awaited, _, others = find_standing_lease(leases, clock_key, epoch, lease_epoch, token)
+if not granted_at then
+  return {rejected(value_key)}
 end
-local head, place = find(head_of, KEYS[1], ARGV[9])
-if read_issued(head, epoch, ver) ~= tonumber(ARGV[3]) then
+local head, offset = find_value(head_of, value_key, type_tag)
+if read_issued(head, epoch, ver) ~= tonumber(stored_ver) then
   return {'ABSENT', false, false}
 end
-local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
-if any_after(tags, since) then
-  end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
-  return {rejected(KEYS[1])}
+local tags = last_invalidations(clock_key, FIRST_TAG, #KEYS, epoch, ver)
+if any_after(tags, granted_at) then
+  end_lease(lease_key, awaited, others, channel, key_text)
+  return {rejected(value_key)}
 end
-local at = time()
+local now = time()
 ver = ver + 1
-set_position(KEYS[3], epoch, seq, ver)
--- What says whether another value follows stays as it is.
-redis.call('SETRANGE', KEYS[1], place + 4, string.sub(stamp(epoch, ver, at), 5) .. ARGV[4])
-keep(KEYS[1], head, place, ARGV[5])
-keep_tag_versions(tags, epoch, ARGV[5])
-end_lease(KEYS[2], mark, leases, ARGV[7], ARGV[8])
-return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}
+set_clock(clock_key, epoch, seq, ver)
+set_stamp_and_times(value_key, offset, stamp(epoch, ver, now), times)
+set_ttl(value_key, head, offset, ttl_ms)
+keep_tag_versions(tags, epoch, ttl_ms)
+end_lease(lease_key, awaited, others, channel, key_text)
+return {'OK', false, stamp_answer(epoch, ver)}

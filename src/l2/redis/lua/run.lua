@@ -1,4 +1,4 @@
--- RUN  clock live | partitions rnd proof [id entry]
+-- RUN  clock members | partitions new_epoch proof [id entry]
 --   ->  epoch seq ver now partitions incarnation policy generation age off;
 -- generation and age are 0 without an entry. If the clock names another number of partitions, or none, that number is all
 -- that the answer says. If the numbers agree and the proof is `?`, an epoch of 0 in the answer means: another incarnation.
@@ -6,38 +6,48 @@
 -- continue it; or with an empty one. The first request over each connection (rule 13): a server that restarted or was
 -- promoted may have brought deleted values back, and lost members, so its incarnation starts a new epoch and a new
 -- generation of the list. Numbers continue.
-local known = checked(redis.pcall('HMGET', KEYS[1], 'run', 'partitions', 'off'), 'HMGET') or {}
-local partitions = whole(known[2], 16) or 0
-if partitions ~= tonumber(ARGV[1]) then
-  return {0, 0, 0, 0, partitions, '', '', 0, 0, 0}
+local clock_key, members_key = KEYS[1], KEYS[2]
+local partitions, new_epoch, proof, id, entry = unpack(ARGV)
+local ASK_FOR_PROOF = '?'
+-- How many partitions a namespace has at most.
+local MOST_PARTITIONS = 16
+
+-- An answer that names the number of partitions, and the former incarnation, alone.
+local function incomplete(named, former_run)
+  return {0, 0, 0, 0, named, former_run, '', 0, 0, 0}
+end
+
+local stored_run, stored_partitions, off =
+  unpack(checked(redis.pcall('HMGET', clock_key, 'run', 'partitions', 'off'), 'HMGET') or {})
+local named = whole_number(stored_partitions, MOST_PARTITIONS) or 0
+if named ~= tonumber(partitions) then
+  return incomplete(named, '')
 end
 local run, info = incarnation()
-local epoch, seq, ver = clock(KEYS[1], ARGV[2])
-if known[1] ~= run then
-  local continued = string.match(info, 'master_replid2:(%x+)') or ''
-  local former = string.match(known[1] or '', ':(%x+)$') == continued and known[1] or ''
-  if ARGV[3] == '?' then
-    return {0, 0, 0, 0, partitions, former, '', 0, 0, 0}
-  elseif former ~= '' and ARGV[3] == former .. ' ' .. string.match(run, ':(%x+)$') then
+local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+if stored_run ~= run then
+  local continued_history = string.match(info, 'master_replid2:(%x+)')
+  local may_continue = stored_run and continued_history and history_of(stored_run) == continued_history
+  if proof == ASK_FOR_PROOF then
+    return incomplete(named, may_continue and stored_run or '')
+  elseif may_continue and proof == stored_run .. ' ' .. history_of(run) then
     -- Rule 28: the former primary follows this one, and has lost nothing by that.
-    redis.call('HSET', KEYS[1], 'run', run)
-    known[1] = run
+    redis.call('HSET', clock_key, 'run', run)
+  else
+    epoch = tonumber(new_epoch)
+    set_clock(clock_key, epoch, seq, ver)
+    redis.call('HSET', clock_key, 'run', run)
+    renew_list(members_key, new_epoch)
   end
-end
-if known[1] ~= run then
-  epoch = tonumber(ARGV[2])
-  set_position(KEYS[1], epoch, seq, ver)
-  redis.call('HSET', KEYS[1], 'run', run)
-  renew_list(KEYS[2], ARGV[2])
 end
 local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or ''
 local generation, age = 0, 0
-if ARGV[4] then
+if id then
   -- A subscriber becomes a member in the step that reads the clock (rule 16).
-  generation, age = list(KEYS[2])
+  generation, age = read_list(members_key)
   if not generation then
-    generation, age = renew_list(KEYS[2], ARGV[2])
+    generation, age = renew_list(members_key, new_epoch)
   end
-  redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
+  redis.call('HSET', members_key, id, entry)
 end
-return {epoch, seq, ver, time(), partitions, run, policy, generation, age, known[3] and 1 or 0}
+return {epoch, seq, ver, time(), named, run, policy, generation, age, off and 1 or 0}

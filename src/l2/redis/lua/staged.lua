@@ -13,7 +13,7 @@ local function are_staged(first)
   return first > #KEYS or redis.call('EXISTS', unpack(KEYS, first)) == #KEYS - first + 1
 end
 
--- Deletes those that the script does not store.
+-- Deletes the bodies under KEYS[first..], which the script does not store.
 local function drop_staged(first)
   if first <= #KEYS then
     redis.call('DEL', unpack(KEYS, first))
@@ -21,7 +21,7 @@ local function drop_staged(first)
 end
 
 -- Stores a value whose body is staged under KEYS[staged].
-local function put_staged(key, stamped, staged)
-  redis.call('SETRANGE', KEYS[staged], 0, stamped)
-  redis.call('RENAME', KEYS[staged], key)
+local function put_staged(value_key, value_stamp, staged)
+  redis.call('SETRANGE', KEYS[staged], 0, value_stamp)
+  redis.call('RENAME', KEYS[staged], value_key)
 end

@@ -1,14 +1,16 @@
--- SWITCH  clock | rnd off deadline  ->  the time, or nothing if it is late
+-- SWITCH  clock | new_epoch off deadline  ->  the time, or nothing if it is late
 -- All instances are off while the clock has the field `off`: each of them reads it with the clock.
 -- A late copy would undo a later switch (rule 14).
-local at = time()
-if ARGV[3] ~= '' and at > tonumber(ARGV[3]) then
+local clock_key = KEYS[1]
+local new_epoch, off, deadline = unpack(ARGV)
+
+if has_passed(deadline) then
   return false
 end
-clock(KEYS[1], ARGV[1])
-if ARGV[2] == '1' then
-  redis.call('HSET', KEYS[1], 'off', 1)
+ensure_clock(clock_key, new_epoch)
+if off == '1' then
+  redis.call('HSET', clock_key, 'off', 1)
 else
-  redis.call('HDEL', KEYS[1], 'off')
+  redis.call('HDEL', clock_key, 'off')
 end
-return struct.pack('>I8', at)
+return struct.pack('>I8', time())

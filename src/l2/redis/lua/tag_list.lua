@@ -1,52 +1,54 @@
 -- The clock lists the tags that were invalidated last (rule 20). Other scripts with tags continue this part.
 
 -- How many tags the clock lists.
-local LISTED = 64
+local LISTED_TAGS = 64
+-- A tag in the list: letters of a hash, and a version.
+local TAG_HASH_LENGTH, LISTED_TAG_LENGTH = 16, 24
 
--- The list: 16 letters of a hash and the version for each tag, the latest at the end; and the version of the last one that
--- it lacks.
-local function listed(clock, epoch)
-  local list = redis.call('HGET', clock, 'tags')
-  if list and #list >= 16 then
-    local of, lacking = struct.unpack('>I8I8', list)
-    if of == epoch then
-      return string.sub(list, 17), lacking
+-- The list, with the tag that was invalidated last at the end; and the version of the last invalidation that the list
+-- lacks.
+local function read_tag_list(clock_key, present_epoch)
+  local stored = redis.call('HGET', clock_key, 'tags')
+  if stored and #stored >= 16 then
+    local epoch, last_lacking = struct.unpack('>I8I8', stored)
+    if epoch == present_epoch then
+      return string.sub(stored, 17), last_lacking
     end
   end
   return '', 0
 end
 
-local function short(key)
-  return string.sub(redis.sha1hex(key), 1, 16)
+local function tag_hash(tag_key)
+  return string.sub(redis.sha1hex(tag_key), 1, TAG_HASH_LENGTH)
 end
 
--- Takes note that these tags were invalidated with this version.
-local function list_tags(clock, first, last, epoch, ver)
-  local list, lacking = listed(clock, epoch)
+-- Takes note that the tags KEYS[first..last] were invalidated with this version.
+local function list_tags(clock_key, first, last, epoch, ver)
+  local list, last_lacking = read_tag_list(clock_key, epoch)
   for i = first, last do
-    local tag = short(KEYS[i])
-    local at = string.find(list, tag, 1, true)
-    if at then
-      list = string.sub(list, 1, at - 1) .. string.sub(list, at + 24)
+    local hash = tag_hash(KEYS[i])
+    local from = string.find(list, hash, 1, true)
+    if from then
+      list = string.sub(list, 1, from - 1) .. string.sub(list, from + LISTED_TAG_LENGTH)
     end
-    list = list .. tag .. struct.pack('>I8', ver)
+    list = list .. hash .. struct.pack('>I8', ver)
   end
-  local over = #list - 24 * LISTED
+  local over = #list - LISTED_TAG_LENGTH * LISTED_TAGS
   if over > 0 then
-    lacking = struct.unpack('>I8', list, over - 7)
+    last_lacking = struct.unpack('>I8', list, over - 7)
     list = string.sub(list, over + 1)
   end
-  redis.call('HSET', clock, 'tags', struct.pack('>I8I8', epoch, lacking) .. list)
+  redis.call('HSET', clock_key, 'tags', struct.pack('>I8I8', epoch, last_lacking) .. list)
 end
 
 -- Values with the tags whose versions are KEYS[first..last] are misses from now on, however many there are, and no load
 -- that began before and returns one of them is stored. A tag without a tag version has no values.
-local function invalidate_tags(clock, log, first, last, channel, rnd, payload)
-  local epoch, ver = publish(clock, log, channel, rnd, payload)
+local function invalidate_tags(clock_key, log_key, first, last, channel, new_epoch, payload)
+  local epoch, ver = publish(clock_key, log_key, channel, new_epoch, payload)
   for i = first, last do
     redis.call('SET', KEYS[i], struct.pack('>I8I8', epoch, ver), 'XX', 'KEEPTTL')
   end
-  list_tags(clock, first, last, epoch, ver)
+  list_tags(clock_key, first, last, epoch, ver)
   return epoch, ver
 end
 

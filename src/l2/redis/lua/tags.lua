@@ -2,38 +2,38 @@
 -- with the tag; without it these values are misses. The clock lists the tags that were invalidated last, whether or not
 -- they have a tag version: so a tag version that is missing can be made again (rule 20).
 
--- The numbers in the tag versions KEYS[first..last]; false where there is none of this epoch, or only one that the
--- partition has not issued. Without keys there are none.
-local function tag_versions(first, last, epoch, issued)
+-- The numbers in the tag versions KEYS[first..last]; false where there is none of this epoch, or only one above `highest`.
+-- Without keys there are none.
+local function tag_versions(first, last, present_epoch, highest)
   if first > last then
     return {}
   end
   local versions = redis.call('MGET', unpack(KEYS, first, last))
   for i, tag_version in ipairs(versions) do
-    local of, ver
+    local epoch, ver
     if tag_version and #tag_version == 16 then
-      of, ver = struct.unpack('>I8I8', tag_version)
+      epoch, ver = struct.unpack('>I8I8', tag_version)
     end
-    versions[i] = of == epoch and ver <= issued and ver
+    versions[i] = epoch == present_epoch and ver <= highest and ver
   end
   return versions
 end
 
--- When each of these tags was invalidated last: by its tag version; where there is none, the number is the version of
--- the last invalidation or a later one.
-local function invalidated(clock, first, last, epoch, issued)
+-- When each of the tags KEYS[first..last] was invalidated last: by its tag version; where there is none that the partition
+-- has issued, the number is the version of the last invalidation or a later one.
+local function last_invalidations(clock_key, first, last, epoch, issued)
   local tags = {}
-  local list, lacking
+  local list, last_lacking
   for i, ver in ipairs(tag_versions(first, last, epoch, issued)) do
-    local key = KEYS[first + i - 1]
+    local tag_key = KEYS[first + i - 1]
     if not ver and not list then
-      list, lacking = listed(clock, epoch)
+      list, last_lacking = read_tag_list(clock_key, epoch)
     end
-    local at = not ver and string.find(list, short(key), 1, true)
+    local from = not ver and string.find(list, tag_hash(tag_key), 1, true)
     tags[i] = {
-      key = key,
+      key = tag_key,
       exists = ver,
-      ver = ver or at and struct.unpack('>I8', list, at + 16) or lacking
+      ver = ver or from and struct.unpack('>I8', list, from + TAG_HASH_LENGTH) or last_lacking
     }
   end
   return tags
@@ -49,13 +49,13 @@ local function any_after(tags, ver)
   return false
 end
 
--- Has the tag versions exist for `px` ms at least, as long as a value, and makes those that are missing.
-local function keep_tag_versions(tags, epoch, px)
+-- Has the tag versions exist for `ttl_ms` at least, as long as a value, and makes those that are missing.
+local function keep_tag_versions(tags, epoch, ttl_ms)
   for _, tag in ipairs(tags) do
     if tag.exists then
-      redis.call('PEXPIRE', tag.key, px, 'GT')
+      redis.call('PEXPIRE', tag.key, ttl_ms, 'GT')
     else
-      redis.call('SET', tag.key, struct.pack('>I8I8', epoch, tag.ver), 'PX', px)
+      redis.call('SET', tag.key, struct.pack('>I8I8', epoch, tag.ver), 'PX', ttl_ms)
     end
   end
 end
@@ -64,26 +64,27 @@ end
 local MOST_TAGS = 128
 
 -- How many tags there are from a place in a text to its end; nil if they are damaged.
-local function count(text, at)
-  local many = 0
-  while at < #text and many < MOST_TAGS do
-    at = at + 2 + struct.unpack('>I2', text, at)
-    many = many + 1
+local function count_tags(text, from)
+  local tags = 0
+  while from < #text and tags < MOST_TAGS do
+    from = from + 2 + struct.unpack('>I2', text, from)
+    tags = tags + 1
   end
-  return at == #text + 1 and many or nil
+  return from == #text + 1 and tags or nil
 end
 
 -- The tags of a stored value, as they follow its payload; nil if they are damaged.
-local function tags_of(key, head, place)
-  local length, to = struct.unpack('>I2', head, 79), place + length_of(head)
-  local tags = length == 0 and '' or redis.call('GETRANGE', key, to - length, to - 1)
-  return count(tags, 1) and tags
+local function tags_of(value_key, head, offset)
+  -- See `layout.lua`.
+  local length, end_offset = struct.unpack('>I2', head, 79), offset + length_of(head)
+  local tags = length == 0 and '' or redis.call('GETRANGE', value_key, end_offset - length, end_offset - 1)
+  return count_tags(tags, 1) and tags
 end
 
 -- Whether a value of this version is valid by the tag versions KEYS[first..last]: all are there, and none is later.
 local function is_valid(first, last, epoch, ver)
-  for _, at in ipairs(tag_versions(first, last, epoch, ver)) do
-    if not at then
+  for _, tag_ver in ipairs(tag_versions(first, last, epoch, ver)) do
+    if not tag_ver then
       return false
     end
   end
@@ -91,6 +92,11 @@ local function is_valid(first, last, epoch, ver)
 end
 
 -- How many tag versions follow in KEYS for a body. In the place of a body that is staged, the caller sends the number.
-local function count_tags(body)
-  return is_staged(body) and tonumber(body) or count(body, #body - struct.unpack('>I2', body, 43) + 1)
+local function tags_of_body(body)
+  if is_staged(body) then
+    return tonumber(body)
+  end
+  -- Behind the times of the body: see `layout.lua`.
+  local length = struct.unpack('>I2', body, 43)
+  return count_tags(body, #body - length + 1)
 end

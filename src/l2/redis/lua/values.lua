@@ -1,31 +1,16 @@
--- The values of a key: one for each type tag, one behind the other (rule 29). A head is what a value begins with, up to its
--- payload; it has the type tag in the bytes 81 to 88.
+-- The values of a key: one for each type tag, one behind the other (rule 29).
 
 -- How many values a key has at most.
 local MOST_VALUES = 4
 
--- The head at a place in values that were read.
-local function head_in(values, offset)
-  return string.sub(values, offset + 1, offset + 100)
-end
-
--- How long a value is, and whether another one follows; nil if it is not a value.
-local function length_of(head)
-  local magic = #head == 100 and string.sub(head, 1, 4)
-  if magic == 'LRD\4' or magic == 'LRD\132' then
-    local tags, payload = struct.unpack('>I2', head, 79), struct.unpack('>I4', head, 89)
-    return 100 + tags + payload, magic == 'LRD\132'
-  end
-end
-
--- The heads of all values, with their places and lengths. `read` returns the head at a place.
+-- The head, offset and length of each value. `read` returns the head at an offset.
 local function heads(read, values)
   local found, offset = {}, 0
   for i = 1, MOST_VALUES do
     local head = read(values, offset)
-    local length, is_followed = length_of(head)
+    local length = length_of(head)
     found[i] = length and {head = head, offset = offset, length = length}
-    if not is_followed then
+    if not length or not is_followed(head) then
       break
     end
     offset = offset + length
@@ -33,38 +18,26 @@ local function heads(read, values)
   return found
 end
 
--- The head of the value with a type tag, and its place; empty if there is none.
-local function find(read, values, type_tag)
+-- The head and the offset of the value with a type tag; an empty head if there is none.
+local function find_value(read, values, type_tag)
   -- Mostly there is one value, and no list to make.
   local head = read(values, 0)
-  if string.sub(head, 81, 88) == type_tag then
+  if type_tag_of(head) == type_tag then
     return head, 0
   end
-  for _, value in ipairs(string.byte(head, 4) == 132 and heads(read, values) or {}) do
-    if string.sub(value.head, 81, 88) == type_tag then
+  for _, value in ipairs(is_followed(head) and heads(read, values) or {}) do
+    if type_tag_of(value.head) == type_tag then
       return value.head, value.offset
     end
   end
   return '', 0
 end
 
--- Epoch and ver of a value, when it expires, when it was written, and its times; nil if it is not a value. The
--- sums are compared, as a script that changes the times writes theirs anew: it would make damaged times good.
-local function read_stamp(head)
-  if length_of(head) and string.byte(head, 78) == 0 then
-    local epoch, ver, written_at, sum, stale, expires, ends, l1, sum_of_times =
-      struct.unpack('>I8I8I8I8I8I8I8I8I8', head, 5)
-    if epoch + ver + written_at == sum and stale + expires + ends + l1 == sum_of_times then
-      return epoch, ver, written_at + expires, written_at, stale, ends, l1
-    end
-  end
-end
-
--- The same of a value of this epoch, without the epoch; nil of any other, and of one whose version the partition has not
--- issued: it would outlive invalidations (rule 11).
-local function read_issued(head, epoch, issued)
-  local its_epoch, ver, expires_at, written_at, stale, ends, l1 = read_stamp(head)
-  if its_epoch and its_epoch == epoch and ver <= issued then
+-- As read_stamp(), without the epoch, for a value of the present epoch. Nil for any other, and for a version that the
+-- partition has not issued: such a value would outlive invalidations (rule 11).
+local function read_issued(head, present_epoch, issued)
+  local epoch, ver, expires_at, written_at, stale, ends, l1 = read_stamp(head)
+  if epoch and epoch == present_epoch and ver <= issued then
     return ver, expires_at, written_at, stale, ends, l1
   end
 end

@@ -11,12 +11,12 @@ use simulated_redis::{Edit, compiles, edit_scripts};
 const NO_STEPS: &[&str] = &[
     "audit.lua",
     "bypass.lua",
-    "elsewhere.lua",
-    "elsewhere_head.lua",
-    "forget.lua",
+    "forget_member.lua",
     "forget_partition.lua",
-    "has.lua",
+    "has_entry.lua",
     "inspect.lua",
+    "other_languages.lua",
+    "other_languages_head.lua",
     "remains.lua",
 ];
 

@@ -4,7 +4,7 @@ use crate::steps::Steps;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use larder::l2::{Fill, Kind, LeaseReply, Partition, Want};
+use larder::l2::{AcceptedValue, Fill, Kind, LeaseReply, Partition};
 
 use super::bodies;
 use crate::StoreUnderTest;
@@ -49,7 +49,7 @@ async fn no_lease_is_granted_during_a_hold(store: impl StoreUnderTest) {
             acquire_lease(&*store.partition(), key).await,
             LeaseReply::Hold
         );
-        let forced = acquire_lease_for(&*partition, key, LONG, Want::Nothing).await;
+        let forced = acquire_lease_for(&*partition, key, LONG, AcceptedValue::NoValue).await;
         assert_eq!(forced, LeaseReply::Hold);
         // A request without a lease does not see the hold.
         assert_eq!(usable(&*partition, key).await, None);
@@ -78,7 +78,7 @@ async fn a_longer_hold_is_not_cut_short(store: impl StoreUnderTest) {
     insert(&*partition, "inserted", b"v").await;
     pass(&*partition, Duration::from_millis(2)).await;
     for key in ["shorter", "plain", "inserted"] {
-        let led = acquire_lease_for(&*partition, key, LONG, Want::Nothing).await;
+        let led = acquire_lease_for(&*partition, key, LONG, AcceptedValue::NoValue).await;
         assert_eq!(led, LeaseReply::Hold, "{key}");
     }
 }

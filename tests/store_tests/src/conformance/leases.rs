@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Kind, Lease, LeaseReply, LeaseRequest, Partition, Stamp, Ttls, Want};
+use larder::l2::{
+    AcceptedValue, Fill, Kind, Lease, LeaseReply, LeaseRequest, Partition, Stamp, Ttls,
+};
 
 use super::bodies;
 use crate::StoreUnderTest;
@@ -61,22 +63,35 @@ async fn loads_that_ask_at_once_are_answered_each_for_itself(store: impl StoreUn
         .unwrap();
 
     let asks = [
-        ("free", LONG, Want::Any),
-        ("stored", LONG, Want::Any),
-        ("led", LONG, Want::Any),
-        ("held", LONG, Want::Any),
-        ("free", LONG, Want::Any),
-        ("stored", LONG, Want::Nothing),
-        ("seen", LONG, Want::OtherThan(seen.ver)),
-        ("also free", Duration::ZERO, Want::Any),
+        ("free", LONG, AcceptedValue::Any),
+        ("stored", LONG, AcceptedValue::Any),
+        ("led", LONG, AcceptedValue::Any),
+        ("held", LONG, AcceptedValue::Any),
+        ("free", LONG, AcceptedValue::Any),
+        ("stored", LONG, AcceptedValue::NoValue),
+        ("seen", LONG, AcceptedValue::OtherThan(seen.ver)),
+        ("also free", Duration::ZERO, AcceptedValue::Any),
+        ("stored", LONG, AcceptedValue::Any),
     ];
     let asks = asks.map(|(key, ttl, want)| acquire_lease_for(&*partition, key, ttl, want));
     let replies = join_all(asks).await;
-    let [free, stored, led, held, again, anew, refreshed, asked] = replies.try_into().unwrap();
-    let LeaseReply::Hit(bytes) = stored else {
-        panic!("{stored:?}");
-    };
-    assert!(bytes.ends_with(b"stored"));
+    let [
+        free,
+        stored,
+        led,
+        held,
+        again,
+        anew,
+        refreshed,
+        asked,
+        stored_again,
+    ] = replies.try_into().unwrap();
+    for reply in [stored, stored_again] {
+        let LeaseReply::Hit(bytes) = reply else {
+            panic!("{reply:?}");
+        };
+        assert!(bytes.ends_with(b"stored"));
+    }
     assert_waits(&led, LONG);
     assert!(matches!(held, LeaseReply::Hold), "{held:?}");
     assert!(matches!(asked, LeaseReply::Miss), "{asked:?}");
@@ -168,7 +183,7 @@ async fn fills_that_come_at_once_are_judged_each_for_itself(store: impl StoreUnd
 }
 
 async fn anew(partition: &dyn Partition, key: &str) -> LeaseReply {
-    acquire_lease_for(partition, key, LONG, Want::Anew).await
+    acquire_lease_for(partition, key, LONG, AcceptedValue::NewLoad).await
 }
 
 /// Whatever is stored.
@@ -259,7 +274,7 @@ async fn insert_kept(partition: &dyn Partition, key: &str) -> Stamp {
 
 /// What is stored, valid or not, without asking for a lease.
 async fn kept(partition: &dyn Partition, key: &str) -> Option<Stamp> {
-    match acquire_lease_for(partition, key, Duration::ZERO, Want::Kept).await {
+    match acquire_lease_for(partition, key, Duration::ZERO, AcceptedValue::EvenExpired).await {
         LeaseReply::Hit(bytes) => Some(stamp_of(&bytes)),
         LeaseReply::Miss => None,
         other => panic!("asked for a value of {key:?} only, and got {other:?}"),
@@ -272,7 +287,11 @@ async fn a_value_past_its_ttl_is_kept(store: impl StoreUnderTest) {
     assert_eq!(kept(&*partition, "k").await, Some(old));
     assert_eq!(usable(&*partition, "k").await, None);
     // Only to those that ask for it.
-    for want in [Want::Any, Want::OtherThan(old.ver - 1), Want::Nothing] {
+    for want in [
+        AcceptedValue::Any,
+        AcceptedValue::OtherThan(old.ver - 1),
+        AcceptedValue::NoValue,
+    ] {
         let led = acquire_lease_for(&*partition, "k", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss, "{want:?}");
     }
@@ -303,7 +322,7 @@ async fn a_kept_value_comes_with_the_lease(store: impl StoreUnderTest) {
     let bytes = usable(&*partition, "k").await.expect("it is valid again");
     assert_eq!(stamp_of(&bytes), stamp);
     // Not with a lease that is asked for in another way.
-    for (key, want) in [("a", Want::Nothing), ("b", Want::Anew)] {
+    for (key, want) in [("a", AcceptedValue::NoValue), ("b", AcceptedValue::NewLoad)] {
         insert_kept(&*partition, key).await;
         let led = acquire_lease_for(&*partition, key, LONG, want).await;
         assert!(matches!(led, LeaseReply::Granted(_)), "{want:?}: {led:?}");
@@ -337,7 +356,7 @@ async fn one_request_leads_and_the_others_wait(store: impl StoreUnderTest) {
     let lease = granted(&*partition, "k").await;
     assert_waits(&acquire_lease(&*partition, "k").await, LONG);
     assert_waits(&acquire_lease(&*store.partition(), "k").await, LONG);
-    let forced = acquire_lease_for(&*partition, "k", LONG, Want::Nothing).await;
+    let forced = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::NoValue).await;
     assert_waits(&forced, LONG);
     granted(&*partition, "other").await;
     filled(&*partition, "k", lease, b"v").await;
@@ -386,14 +405,14 @@ async fn a_usable_value_is_a_hit(store: impl StoreUnderTest) {
         LeaseReply::Hit(bytes)
     );
     // A hit leaves no lease.
-    let forced = acquire_lease_for(&*partition, "k", LONG, Want::Nothing).await;
+    let forced = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::NoValue).await;
     assert!(matches!(forced, LeaseReply::Granted(_)), "{forced:?}");
 }
 
 async fn a_value_that_was_seen_can_be_refreshed(store: impl StoreUnderTest) {
     let partition = store.partition();
     let old = insert(&*partition, "k", b"old").await;
-    let led = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(old.ver)).await;
+    let led = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(old.ver)).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -402,24 +421,24 @@ async fn a_value_that_was_seen_can_be_refreshed(store: impl StoreUnderTest) {
         acquire_lease(&*partition, "k").await,
         LeaseReply::Hit(_)
     ));
-    let second = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(old.ver)).await;
+    let second = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(old.ver)).await;
     assert_waits(&second, LONG);
     let new = filled(&*partition, "k", lease, b"new").await;
 
     // A late request gets what the first has loaded, and does not load again.
-    let late = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(old.ver)).await;
+    let late = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(old.ver)).await;
     let LeaseReply::Hit(bytes) = late else {
         panic!("no hit, but {late:?}");
     };
     assert_eq!(stamp_of(&bytes), new);
-    let next = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(new.ver)).await;
+    let next = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(new.ver)).await;
     assert!(matches!(next, LeaseReply::Granted(_)), "{next:?}");
 }
 
 async fn a_value_that_cannot_be_read_can_be_replaced(store: impl StoreUnderTest) {
     let partition = store.partition();
     insert(&*partition, "k", b"unreadable").await;
-    let led = acquire_lease_for(&*partition, "k", LONG, Want::Nothing).await;
+    let led = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::NoValue).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -431,11 +450,15 @@ async fn a_value_that_cannot_be_read_can_be_replaced(store: impl StoreUnderTest)
 async fn without_a_ttl_no_lease_is_left(store: impl StoreUnderTest) {
     let partition = store.partition();
     let insert = insert(&*partition, "there", b"v").await;
-    for want in [Want::Any, Want::OtherThan(insert.ver), Want::Nothing] {
+    for want in [
+        AcceptedValue::Any,
+        AcceptedValue::OtherThan(insert.ver),
+        AcceptedValue::NoValue,
+    ] {
         let led = acquire_lease_for(&*partition, "k", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
-    for want in [Want::OtherThan(insert.ver), Want::Nothing] {
+    for want in [AcceptedValue::OtherThan(insert.ver), AcceptedValue::NoValue] {
         let led = acquire_lease_for(&*partition, "there", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
@@ -451,7 +474,7 @@ async fn after_its_deadline_a_request_gets_no_lease(store: impl StoreUnderTest) 
     let (clock, _) = partition.subscribe(ME).await.expect("it answers");
     let ask = |deadline| LeaseRequest {
         ttl: LONG,
-        want: Want::Any,
+        want: AcceptedValue::Any,
         deadline: Some(deadline),
     };
     let late = partition.acquire_lease("k", ask(clock.now - 1)).await;
@@ -466,7 +489,7 @@ async fn after_its_deadline_a_request_gets_no_lease(store: impl StoreUnderTest) 
 
 async fn a_lease_expires(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let led = acquire_lease_for(&*partition, "k", SHORT, Want::Any).await;
+    let led = acquire_lease_for(&*partition, "k", SHORT, AcceptedValue::Any).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -488,7 +511,7 @@ async fn a_lease_expires(store: impl StoreUnderTest) {
 async fn a_lease_is_renewed_by_its_owner_only(store: impl StoreUnderTest) {
     let partition = store.partition();
     let ttl = Duration::from_secs(30);
-    let led = acquire_lease_for(&*partition, "k", ttl, Want::Any).await;
+    let led = acquire_lease_for(&*partition, "k", ttl, AcceptedValue::Any).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -539,7 +562,7 @@ async fn a_lease_can_be_given_back(store: impl StoreUnderTest) {
 async fn a_load_that_waits_for_a_lease_is_notified_of_its_end(store: impl StoreUnderTest) {
     let partition = store.partition();
     let (_, mut subscription) = subscribe(&*partition).await;
-    for (key, want) in [("k", Want::Any), ("ü", Want::Nothing)] {
+    for (key, want) in [("k", AcceptedValue::Any), ("ü", AcceptedValue::NoValue)] {
         let lease = granted(&*partition, key).await;
         for _ in 0..3 {
             assert_waits(&acquire_lease_for(&*partition, key, LONG, want).await, LONG);
@@ -568,7 +591,7 @@ async fn a_load_that_waits_is_notified_of_a_value_that_has_not_changed(store: im
     let (_, mut subscription) = subscribe(&*partition).await;
     let mut seen = insert(&*partition, "k", b"v").await.ver;
     for is_awaited in [true, false] {
-        let refresh = Want::OtherThan(seen);
+        let refresh = AcceptedValue::OtherThan(seen);
         let led = acquire_lease_for(&*partition, "k", LONG, refresh).await;
         let LeaseReply::Granted(lease) = led else {
             panic!("{led:?}");
@@ -597,7 +620,7 @@ async fn the_end_of_a_lease_that_no_load_waits_for_is_not_published(store: impl 
     let lease = granted(&*partition, "k2").await;
     assert!(given_back(&*partition, "k2", lease).await);
     // A refresh waits like any other load.
-    let refresh = Want::OtherThan(stamp.ver);
+    let refresh = AcceptedValue::OtherThan(stamp.ver);
     let led = acquire_lease_for(&*partition, "k", LONG, refresh).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("{led:?}");

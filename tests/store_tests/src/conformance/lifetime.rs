@@ -4,7 +4,7 @@ use crate::steps::Steps;
 use std::time::Duration;
 
 use larder::l2::{
-    Fill, Key, Kind, Lifetime, NewLifetime, Partition, Stamp, Touched, Ttls, Version, Want,
+    AcceptedValue, Fill, Key, Kind, Lifetime, NewLifetime, Partition, Stamp, Touched, Ttls, Version,
 };
 
 use super::bodies;
@@ -306,7 +306,7 @@ async fn a_touch_after_its_deadline_changes_nothing(store: impl StoreUnderTest) 
 async fn a_value_is_replaced_if_its_version_is_there(store: impl StoreUnderTest) {
     let partition = store.partition();
     let first = insert(&*partition, "k", b"first").await;
-    let lead = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(first.ver)).await;
+    let lead = acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(first.ver)).await;
     let (_, mut subscription) = subscribe(&*partition).await;
     let second = insert_if(&*partition, "k", b"second", first.version())
         .await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Kind, LeaseReply, Message, NewLifetime, Ttls, Version, Want};
+use larder::l2::{AcceptedValue, Kind, LeaseReply, Message, NewLifetime, Ttls, Version};
 
 use super::bodies;
 use crate::StoreUnderTest;
@@ -59,18 +59,18 @@ async fn each_change_takes_the_next_version(store: impl StoreUnderTest) {
             }
             "insert" => _ = insert(partition, "k", b"v").await,
             "acquire_lease" => {
-                let lease = lease(Want::Nothing).await;
+                let lease = lease(AcceptedValue::NoValue).await;
                 assert!(given_back(partition, "k", lease).await);
             }
-            "fill" => _ = filled(partition, "k", lease(Want::Nothing).await, b"v").await,
+            "fill" => _ = filled(partition, "k", lease(AcceptedValue::NoValue).await, b"v").await,
             "revalidate" => {
                 let seen = stamp_of(&get(partition, "k").await.unwrap()).ver;
-                let lease = lease(Want::OtherThan(seen)).await;
+                let lease = lease(AcceptedValue::OtherThan(seen)).await;
                 let again = partition.revalidate("k", lease, seen, ttls, &[]).await;
                 assert!(again.unwrap().is_some());
             }
             "published fill" => {
-                let lease = lease(Want::Anew).await;
+                let lease = lease(AcceptedValue::NewLoad).await;
                 partition
                     .fill("k", lease, &value, Some(&payload))
                     .await

@@ -77,7 +77,7 @@ async fn leases_from_before_fill_nothing_and_later_ones_do(store: impl StoreUnde
 }
 
 async fn granted_anew(partition: &dyn larder::l2::Partition, key: &str) -> larder::l2::Lease {
-    match acquire_lease_for(partition, key, LONG, larder::l2::Want::Anew).await {
+    match acquire_lease_for(partition, key, LONG, larder::l2::AcceptedValue::NewLoad).await {
         LeaseReply::Granted(lease) => lease,
         other => panic!("{other:?}"),
     }

@@ -4,7 +4,7 @@ use crate::steps::Steps;
 use std::time::Duration;
 
 use larder::l2::{
-    Fill, Key, Kind, LeaseReply, NewLifetime, Partition, TagVersion, Ttls, Version, Want,
+    AcceptedValue, Fill, Key, Kind, LeaseReply, NewLifetime, Partition, TagVersion, Ttls, Version,
 };
 
 use super::bodies;
@@ -117,7 +117,9 @@ async fn what_was_unchanged_before_and_has_the_tag_is_not_stored(store: impl Sto
     let old = insert_tagged(partition, "k", LONG, &["a"]).await;
     let (tags, ttls) = ([Key::from("a")], Ttls::new(LONG));
     let refresh =
-        async || match acquire_lease_for(partition, "k", LONG, Want::OtherThan(old.ver)).await {
+        async || match acquire_lease_for(partition, "k", LONG, AcceptedValue::OtherThan(old.ver))
+            .await
+        {
             LeaseReply::Granted(lease) => lease,
             other => panic!("{other:?}"),
         };
@@ -213,8 +215,9 @@ async fn a_load_that_waits_is_notified_if_a_tag_has_ended_the_lease(store: impl 
     let (_, mut subscription) = subscribe(partition).await;
     let old = insert_tagged(partition, "k", LONG, &["a"]).await;
     for is_unchanged in [false, true] {
-        let refresh =
-            async || acquire_lease_for(partition, "k", LONG, Want::OtherThan(old.ver)).await;
+        let refresh = async || {
+            acquire_lease_for(partition, "k", LONG, AcceptedValue::OtherThan(old.ver)).await
+        };
         let LeaseReply::Granted(lease) = refresh().await else {
             panic!("it is the version that is there");
         };
@@ -331,7 +334,7 @@ async fn a_tag_stays_as_long_as_a_value_that_is_revalidated(store: impl StoreUnd
     let partition = &*store.partition();
     let old = insert_tagged(partition, "k", SHORT, &["a"]).await;
     let LeaseReply::Granted(lease) =
-        acquire_lease_for(partition, "k", LONG, Want::OtherThan(old.ver)).await
+        acquire_lease_for(partition, "k", LONG, AcceptedValue::OtherThan(old.ver)).await
     else {
         panic!("it is the version that is there");
     };

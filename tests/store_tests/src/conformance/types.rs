@@ -6,8 +6,8 @@ use std::time::Duration;
 #[cfg(feature = "write-behind")]
 use larder::l2::Append;
 use larder::l2::{
-    Fill, Kind, Lease, LeaseReply, NewLifetime, Partition, Stamp, Step, Ttls, Version, Want,
-    Written,
+    AcceptedValue, Fill, Kind, Lease, LeaseReply, NewLifetime, Partition, Stamp, Step, Ttls,
+    Version, Written,
 };
 
 use super::bodies;
@@ -90,7 +90,7 @@ async fn each_type_has_a_value_and_a_lease_of_its_own(store: impl StoreUnderTest
         // The first one twice: its value is in front of the other one the second time.
         for (partition, type_tag) in [(&old, 1), (&old, 1), (&new, 2)] {
             let LeaseReply::Granted(lease) =
-                acquire_lease_for(&**partition, "k", LONG, Want::Nothing).await
+                acquire_lease_for(&**partition, "k", LONG, AcceptedValue::NoValue).await
             else {
                 panic!("no lease");
             };
@@ -116,7 +116,7 @@ async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
     ] {
         load(&*old, 1, b"old").await;
         load(&*new, 2, b"new").await;
-        let loading = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+        let loading = acquire_lease_for(&*new, "k", LONG, AcceptedValue::NoValue).await;
         let LeaseReply::Granted(loading) = loading else {
             panic!("{change}: {loading:?}");
         };
@@ -177,7 +177,8 @@ async fn each_change_is_of_all_types(store: impl StoreUnderTest) {
 
 /// Stores the value of the first type anew, and returns its version.
 async fn load_again(partition: &dyn Partition) -> Version {
-    let LeaseReply::Granted(lease) = acquire_lease_for(partition, "k", LONG, Want::Nothing).await
+    let LeaseReply::Granted(lease) =
+        acquire_lease_for(partition, "k", LONG, AcceptedValue::NoValue).await
     else {
         panic!("no lease");
     };
@@ -192,13 +193,13 @@ async fn a_fill_that_replaces_any_value_ends_the_loads_of_other_types(store: imp
     let (old, new) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     let (_, mut subscription) = subscribe(&*new).await;
     load(&*new, 2, b"before").await;
-    let loading = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+    let loading = acquire_lease_for(&*new, "k", LONG, AcceptedValue::NoValue).await;
     let LeaseReply::Granted(loading) = loading else {
         panic!("{loading:?}");
     };
-    let waiting = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+    let waiting = acquire_lease_for(&*new, "k", LONG, AcceptedValue::NoValue).await;
     assert!(matches!(waiting, LeaseReply::Wait(_)), "{waiting:?}");
-    let writing = acquire_lease_for(&*old, "k", LONG, Want::Anew).await;
+    let writing = acquire_lease_for(&*old, "k", LONG, AcceptedValue::NewLoad).await;
     let LeaseReply::Granted(writing) = writing else {
         panic!("{writing:?}");
     };
@@ -230,7 +231,7 @@ async fn an_expired_value_makes_room(store: impl StoreUnderTest) {
     .await;
     // The key lives as long as the value that lives longest.
     assert_eq!(payload_in(&*new, 2).await.as_deref(), Some(&b"new"[..]));
-    let lease = acquire_lease_for(&*new, "k", LONG, Want::Nothing).await;
+    let lease = acquire_lease_for(&*new, "k", LONG, AcceptedValue::NoValue).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("{lease:?}");
     };
@@ -283,7 +284,7 @@ async fn a_lifetime_is_that_of_one_type(store: impl StoreUnderTest) {
     assert_eq!(payload_in(&*new, 2).await.as_deref(), Some(&b"new"[..]));
     // What its source has not changed gets a new stamp where it lies.
     load(&*old, 1, b"old").await;
-    let lease = acquire_lease_for(&*new, "k", LONG, Want::OtherThan(stamp.ver)).await;
+    let lease = acquire_lease_for(&*new, "k", LONG, AcceptedValue::OtherThan(stamp.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("{lease:?}");
     };
@@ -497,7 +498,7 @@ async fn a_prefix_takes_an_earlier_value_with_it_that_has_expired(store: impl St
     assert!(touched.unwrap().is_some());
     let removed = new.remove_prefixes(&[("k", ended)]).await;
     assert_eq!(removed.unwrap(), [1]);
-    let kept = acquire_lease_for(&*old, "k", Duration::ZERO, Want::Kept).await;
+    let kept = acquire_lease_for(&*old, "k", Duration::ZERO, AcceptedValue::EvenExpired).await;
     assert_eq!(kept, LeaseReply::Miss);
 }
 

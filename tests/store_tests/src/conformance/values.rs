@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use larder::l2::{
-    Fill, Kind, LeaseReply, Lifetime, Partition, PartitionClock, ReadResult, Stamp, Ttls, Want,
+    AcceptedValue, Fill, Kind, LeaseReply, Lifetime, Partition, PartitionClock, ReadResult, Stamp,
+    Ttls,
 };
 
 use super::bodies;
@@ -247,7 +248,8 @@ async fn a_value_expires_in_less_than_a_second(store: impl StoreUnderTest) {
 async fn a_revalidated_value_gets_a_new_stamp(store: impl StoreUnderTest) {
     let partition = store.partition();
     let first = insert(&*partition, "k", b"value").await;
-    let lease = acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(first.ver)).await;
+    let lease =
+        acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(first.ver)).await;
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
@@ -286,7 +288,7 @@ async fn only_the_seen_version_is_revalidated(store: impl StoreUnderTest) {
     let partition = store.partition();
     let stored = insert(&*partition, "other", b"value").await;
     for (key, seen) in [("missing", stored.ver), ("other", stored.ver + 1)] {
-        let lease = acquire_lease_for(&*partition, key, LONG, Want::Nothing).await;
+        let lease = acquire_lease_for(&*partition, key, LONG, AcceptedValue::NoValue).await;
         let LeaseReply::Granted(lease) = lease else {
             panic!("no lease, but {lease:?}");
         };
@@ -305,7 +307,9 @@ async fn only_the_seen_version_is_revalidated(store: impl StoreUnderTest) {
 async fn revalidation_needs_its_lease(store: impl StoreUnderTest) {
     let partition = store.partition();
     let first = insert(&*partition, "k", b"value").await;
-    let lead = async || acquire_lease_for(&*partition, "k", LONG, Want::OtherThan(first.ver)).await;
+    let lead = async || {
+        acquire_lease_for(&*partition, "k", LONG, AcceptedValue::OtherThan(first.ver)).await
+    };
     let LeaseReply::Granted(lease) = lead().await else {
         panic!("no lease");
     };
@@ -329,7 +333,8 @@ async fn revalidation_needs_its_lease(store: impl StoreUnderTest) {
     assert_eq!(get(&*partition, "k").await, None);
     // A clear leaves values where they are.
     let second = insert(&*partition, "k", b"value").await;
-    let LeaseReply::Granted(lease) = acquire_lease_for(&*partition, "k", LONG, Want::Nothing).await
+    let LeaseReply::Granted(lease) =
+        acquire_lease_for(&*partition, "k", LONG, AcceptedValue::NoValue).await
     else {
         panic!("no lease");
     };
@@ -376,7 +381,7 @@ async fn a_thousand_keys_go_at_once(store: impl StoreUnderTest) {
     join_all(keys.iter().map(|key| insert(&*partition, key, b"v"))).await;
     let forced = keys
         .iter()
-        .map(|key| acquire_lease_for(&*partition, key, LONG, Want::Nothing));
+        .map(|key| acquire_lease_for(&*partition, key, LONG, AcceptedValue::NoValue));
     for led in join_all(forced).await {
         assert!(matches!(led, LeaseReply::Granted(_)), "{led:?}");
     }
@@ -410,7 +415,7 @@ async fn clear_makes_every_value_a_miss(store: impl StoreUnderTest) {
     assert_stored(&*partition, "a", b"new", new).await;
     assert!(old.ver < stamp.ver && stamp.ver < new.ver);
     // An instance that has seen the same version of another epoch has not seen this value.
-    let newer = Want::OtherThan(old.ver);
+    let newer = AcceptedValue::OtherThan(old.ver);
     let led = acquire_lease_for(&*partition, "a", Duration::ZERO, newer).await;
     assert!(matches!(led, LeaseReply::Hit(_)), "{led:?}");
 }
@@ -444,7 +449,7 @@ async fn keys_of_any_text_are_kept_apart(store: impl StoreUnderTest) {
         let bytes = usable(&*partition, key).await.expect("there is a value");
         assert_eq!(&bytes[100..], key.as_bytes());
         assert_eq!(message(&mut *subscription).await.keys, [key]);
-        let led = acquire_lease_for(&*partition, key, LONG, Want::Nothing).await;
+        let led = acquire_lease_for(&*partition, key, LONG, AcceptedValue::NoValue).await;
         assert!(matches!(led, LeaseReply::Granted(_)), "{key:?}: {led:?}");
     }
     for (n, key) in ODD_KEYS.iter().enumerate() {

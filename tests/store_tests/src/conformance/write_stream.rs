@@ -289,7 +289,8 @@ async fn a_newer_write_is_left_alone(store: impl StoreUnderTest) {
     assert!(settle_writes(&*partition, &first, Ok(&["k"])).await);
     assert_eq!(get(&*partition, "k").await, newer);
     assert_eq!(heartbeat(&mut *subscription).await.0, []);
-    let forced = acquire_lease_for(&*partition, "k", LONG, larder::l2::Want::Nothing).await;
+    let forced =
+        acquire_lease_for(&*partition, "k", LONG, larder::l2::AcceptedValue::NoValue).await;
     assert_eq!(forced, LeaseReply::Hold);
     assert_eq!(take_writes(&*partition).await.len(), 1);
 }

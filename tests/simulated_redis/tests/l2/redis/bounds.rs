@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::l2::{Append, Fill, Kind, LeaseReply, Want};
+use larder::l2::{AcceptedValue, Append, Fill, Kind, LeaseReply};
 use larder_store_tests::steps::Steps;
 use tokio::time::advance;
 
@@ -13,7 +13,7 @@ const MS: Duration = Duration::from_millis(1);
 async fn a_lease_lasts_up_to_its_end(store: impl StoreUnderTest) {
     let (one, other) = (partition_of_type(&store, 1), partition_of_type(&store, 2));
     for is_late in [false, true] {
-        let led = acquire_lease_for(&*one, "k", 10 * MS, Want::Any).await;
+        let led = acquire_lease_for(&*one, "k", 10 * MS, AcceptedValue::Any).await;
         let LeaseReply::Granted(lease) = led else {
             panic!("no lease, but {led:?}");
         };

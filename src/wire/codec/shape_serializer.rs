@@ -17,8 +17,8 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::memory::Bytes;
-use super::shape::{Elements, Parts, Shape, Sum};
+use super::memory::MemorySum;
+use super::shape::{Elements, Parts, Shape, UnorderedHash};
 use super::{Category, CodecError};
 
 /// Has `write` serialize a value, and returns its shape. An error names the field that the value leaves out.
@@ -26,9 +26,9 @@ use super::{Category, CodecError};
 #[inline]
 pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sync>>>(
     value: &T,
-    write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
+    write: impl FnOnce(ShapeSerializer<'_, &T>) -> Result<(), E>,
 ) -> super::Result<Shape> {
-    let found = &LookedAt::new(Notes::NONE);
+    let found = &ShapeFindings::new(Inspection::NONE);
     match (write(found.on(value)), found.field.get()) {
         (Ok(()), _) => Ok(found.shape.get()),
         (Err(_), field @ Some(_)) => Err(CodecError::from(Category::FieldLeftOut).in_field(field)),
@@ -40,9 +40,9 @@ pub(super) fn serialize<T: Serialize + ?Sized, E: Into<Box<dyn Error + Send + Sy
 #[cfg(any(feature = "bincode", feature = "postcard"))]
 #[cold]
 fn refused<T: Serialize + ?Sized>(value: &T, error: Box<dyn Error + Send + Sync>) -> CodecError {
-    let found = &LookedAt::new(Notes {
-        refused: Some(Refused::UnknownLength),
-        ..Notes::NONE
+    let found = &ShapeFindings::new(Inspection {
+        refused: Some(RefusedPart::UnknownLength),
+        ..Inspection::NONE
     });
     match look_at(value, found) {
         Err(_) if found.has_refused.get() => {
@@ -65,16 +65,21 @@ pub(super) fn compare<T: Serialize + ?Sized>(
     read: &T,
     is_human_readable: bool,
 ) -> super::Result<()> {
-    let notes = || Notes {
+    let inspection = || Inspection {
         is_human_readable,
-        ..Notes::NONE
+        ..Inspection::NONE
     };
-    if look_at(written, &LookedAt::new(notes()))? == look_at(read, &LookedAt::new(notes()))? {
+    if look_at(written, &ShapeFindings::new(inspection()))?
+        == look_at(read, &ShapeFindings::new(inspection()))?
+    {
         return Ok(());
     }
     let with_fields = || {
         let fields = Some(RefCell::default());
-        LookedAt::new(Notes { fields, ..notes() })
+        ShapeFindings::new(Inspection {
+            fields,
+            ..inspection()
+        })
     };
     let (one, other) = (with_fields(), with_fields());
     look_at(written, &one)?;
@@ -88,9 +93,9 @@ pub(super) fn compare<T: Serialize + ?Sized>(
 /// The field of a value that has a number which is not finite, or `None`.
 #[cold]
 pub(super) fn not_finite<T: Serialize + ?Sized>(value: &T) -> Option<&'static str> {
-    let found = &LookedAt::new(Notes {
+    let found = &ShapeFindings::new(Inspection {
         is_human_readable: true,
-        refused: Some(Refused::NotFinite),
+        refused: Some(RefusedPart::NotFinite),
         fields: None,
     });
     look_at(value, found).err().and(found.field.get())
@@ -99,9 +104,9 @@ pub(super) fn not_finite<T: Serialize + ?Sized>(value: &T) -> Option<&'static st
 /// Serializes a value to nowhere.
 // Once for each type, and not for each of its callers.
 #[inline(never)]
-fn look_at<T: Serialize + ?Sized>(value: &T, found: &LookedAt) -> super::Result<Shape> {
-    let mut nowhere = Bytes::default();
-    let looked = value.serialize(Complete::<_, true> {
+fn look_at<T: Serialize + ?Sized>(value: &T, found: &ShapeFindings) -> super::Result<Shape> {
+    let mut nowhere = MemorySum::default();
+    let looked = value.serialize(ShapeSerializer::<_, true> {
         inner: &mut nowhere,
         found,
     });
@@ -110,32 +115,32 @@ fn look_at<T: Serialize + ?Sized>(value: &T, found: &LookedAt) -> super::Result<
 }
 
 /// What is found in a value while it is serialized.
-struct LookedAt {
+struct ShapeFindings {
     /// The field that was left out, or in which a part was refused: the format's error type cannot carry its name.
     field: Cell<Option<&'static str>>,
     /// The shape of the part that was serialized last: of the whole value, in the end.
     shape: Cell<Shape>,
-    /// A part was refused by the notes, and not by the type's own code.
+    /// A part was refused by the inspection, and not by the type's own code.
     has_refused: Cell<bool>,
-    notes: Notes,
+    inspection: Inspection,
 }
 
-/// What a [`Complete`] with `NOTES` refuses, to find the field.
+/// What a [`ShapeSerializer`] with `INSPECTS` refuses, to find the field.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Refused {
+enum RefusedPart {
     NotFinite,
     UnknownLength,
 }
 
-/// What a [`Complete`] with `NOTES` looks at besides the shape.
-struct Notes {
+/// What a [`ShapeSerializer`] with `INSPECTS` looks at besides the shape.
+struct Inspection {
     is_human_readable: bool,
-    refused: Option<Refused>,
+    refused: Option<RefusedPart>,
     /// Each field with its shape, after the fields within it.
     fields: Option<RefCell<Vec<(&'static str, Shape)>>>,
 }
 
-impl Notes {
+impl Inspection {
     const NONE: Self = Self {
         is_human_readable: false,
         refused: None,
@@ -143,20 +148,20 @@ impl Notes {
     };
 }
 
-impl LookedAt {
+impl ShapeFindings {
     #[inline]
-    fn new(notes: Notes) -> Self {
+    fn new(inspection: Inspection) -> Self {
         Self {
             field: Cell::new(None),
             shape: Cell::new(Shape::UNIT),
             has_refused: Cell::new(false),
-            notes,
+            inspection,
         }
     }
 
     /// Refuses a part of this kind, if it is the one to find.
-    fn check<E: serde::ser::Error>(&self, kind: Refused) -> Result<(), E> {
-        if self.notes.refused == Some(kind) {
+    fn check<E: serde::ser::Error>(&self, kind: RefusedPart) -> Result<(), E> {
+        if self.inspection.refused == Some(kind) {
             self.has_refused.set(true);
             return Err(E::custom("it is of the kind to find"));
         }
@@ -164,13 +169,13 @@ impl LookedAt {
     }
 
     #[inline]
-    fn on<X, const NOTES: bool>(&self, inner: X) -> Complete<'_, X, NOTES> {
-        Complete { inner, found: self }
+    fn on<X, const INSPECTS: bool>(&self, inner: X) -> ShapeSerializer<'_, X, INSPECTS> {
+        ShapeSerializer { inner, found: self }
     }
 
     /// Notes a field that was passed on, or in which a part was refused.
     fn note<E>(&self, field: &'static str, passed: &Result<((), Shape), E>) {
-        match (passed, &self.notes.fields) {
+        match (passed, &self.inspection.fields) {
             (Ok(((), shape)), Some(fields)) => fields.borrow_mut().push((field, *shape)),
             (Ok(_), None) => {}
             (Err(_), _) => self.field.set(self.field.get().or(Some(field))),
@@ -178,15 +183,17 @@ impl LookedAt {
     }
 
     fn into_fields(self) -> Vec<(&'static str, Shape)> {
-        self.notes.fields.map_or_else(Vec::new, RefCell::into_inner)
+        self.inspection
+            .fields
+            .map_or_else(Vec::new, RefCell::into_inner)
     }
 
     /// Passes a part of a value on, and returns its shape beside the result.
     #[inline]
-    fn part<'a, T: Serialize + ?Sized, R, E, const NOTES: bool>(
+    fn part<'a, T: Serialize + ?Sized, R, E, const INSPECTS: bool>(
         &'a self,
         inner: &'a T,
-        pass: impl FnOnce(&Complete<'a, &'a T, NOTES>) -> Result<R, E>,
+        pass: impl FnOnce(&ShapeSerializer<'a, &'a T, INSPECTS>) -> Result<R, E>,
     ) -> Result<(R, Shape), E> {
         let passed = pass(&self.on(inner))?;
         Ok((passed, self.shape.get()))
@@ -194,37 +201,37 @@ impl LookedAt {
 }
 
 // Of two words: with a third, each call would pass it in memory, and wait for what it has just written there.
-/// A value or its serializer. Without `NOTES` no field may be left out, as a format without names demands. With it any
-/// field may, and the serializer looks at what [`Notes`] say.
-pub(super) struct Complete<'a, X, const NOTES: bool = false> {
+/// A value or its serializer. Without `INSPECTS` no field may be left out, as a format without names demands. With it any
+/// field may, and the serializer looks at what [`Inspection`] say.
+pub(super) struct ShapeSerializer<'a, X, const INSPECTS: bool = false> {
     inner: X,
-    found: &'a LookedAt,
+    found: &'a ShapeFindings,
 }
 
 /// The serializer of a tuple or a struct, whose parts are as complete.
-pub(super) struct CompleteParts<'a, X, const NOTES: bool> {
+pub(super) struct ShapeParts<'a, X, const INSPECTS: bool> {
     inner: X,
-    found: &'a LookedAt,
+    found: &'a ShapeFindings,
     parts: Parts,
     /// The variant whose content it is.
     variant: Option<(u32, &'static str)>,
 }
 
 /// The serializer of a sequence or a map, whose elements are as complete.
-pub(super) struct CompleteElements<'a, X, const NOTES: bool> {
+pub(super) struct ShapeElements<'a, X, const INSPECTS: bool> {
     inner: X,
-    found: &'a LookedAt,
+    found: &'a ShapeFindings,
     elements: Elements,
-    /// The sum of all elements, with `NOTES`: each counts, and in no order, as in a `HashSet`.
-    sum: Sum,
+    /// The sum of all elements, with `INSPECTS`: each counts, and in no order, as in a `HashSet`.
+    sum: UnorderedHash,
     /// The shape of the key that came last.
     key: Shape,
 }
 
-impl<X, const NOTES: bool> CompleteElements<'_, X, NOTES> {
+impl<X, const INSPECTS: bool> ShapeElements<'_, X, INSPECTS> {
     #[inline]
     fn add(&mut self, element: Shape) {
-        if NOTES {
+        if INSPECTS {
             self.sum.add(element);
         } else {
             self.elements.add(element);
@@ -232,15 +239,15 @@ impl<X, const NOTES: bool> CompleteElements<'_, X, NOTES> {
     }
 }
 
-impl<'a, X, const NOTES: bool> Complete<'a, X, NOTES> {
+impl<'a, X, const INSPECTS: bool> ShapeSerializer<'a, X, INSPECTS> {
     /// Begins the parts of a tuple or a struct, or of such a variant.
     #[inline]
     fn parts<Y, E>(
         self,
         variant: Option<(u32, &'static str)>,
         begin: impl FnOnce(X) -> Result<Y, E>,
-    ) -> Result<CompleteParts<'a, Y, NOTES>, E> {
-        Ok(CompleteParts {
+    ) -> Result<ShapeParts<'a, Y, INSPECTS>, E> {
+        Ok(ShapeParts {
             inner: begin(self.inner)?,
             found: self.found,
             parts: Parts::NONE,
@@ -253,18 +260,18 @@ impl<'a, X, const NOTES: bool> Complete<'a, X, NOTES> {
     fn elements<Y, E>(
         self,
         begin: impl FnOnce(X) -> Result<Y, E>,
-    ) -> Result<CompleteElements<'a, Y, NOTES>, E> {
-        Ok(CompleteElements {
+    ) -> Result<ShapeElements<'a, Y, INSPECTS>, E> {
+        Ok(ShapeElements {
             inner: begin(self.inner)?,
             found: self.found,
             elements: Elements::NONE,
-            sum: Sum::default(),
+            sum: UnorderedHash::default(),
             key: Shape::UNIT,
         })
     }
 }
 
-impl<X, const NOTES: bool> CompleteParts<'_, X, NOTES> {
+impl<X, const INSPECTS: bool> ShapeParts<'_, X, INSPECTS> {
     #[inline]
     fn whole(&self) -> Shape {
         let whole = self.parts.whole();
@@ -275,28 +282,28 @@ impl<X, const NOTES: bool> CompleteParts<'_, X, NOTES> {
     }
 }
 
-impl<T: Serialize + ?Sized, const NOTES: bool> Serialize for Complete<'_, &T, NOTES> {
+impl<T: Serialize + ?Sized, const INSPECTS: bool> Serialize for ShapeSerializer<'_, &T, INSPECTS> {
     #[inline]
     fn serialize<S: Serializer>(&self, inner: S) -> Result<S::Ok, S::Error> {
-        self.inner.serialize(self.found.on::<_, NOTES>(inner))
+        self.inner.serialize(self.found.on::<_, INSPECTS>(inner))
     }
 }
 
-/// Passes simple values on, each with its shape, and with itself if there are `NOTES`.
+/// Passes simple values on, each with its shape, and with itself if there are `INSPECTS`.
 macro_rules! pass_on {
     ($($method:ident($($arg:ident: $type:ty),*) $shape:expr $(, $value:expr)?;)*) => {$(
         #[inline]
         fn $method(self $(, $arg: $type)*) -> Result<S::Ok, S::Error> {
             let done = self.inner.$method($($arg),*)?;
             let shape = $shape;
-            $(let shape = if NOTES { shape.of($value) } else { shape };)?
+            $(let shape = if INSPECTS { shape.of($value) } else { shape };)?
             self.found.shape.set(shape);
             Ok(done)
         }
     )*};
 }
 
-impl<S: Serializer, const NOTES: bool> Complete<'_, S, NOTES> {
+impl<S: Serializer, const INSPECTS: bool> ShapeSerializer<'_, S, INSPECTS> {
     /// Passes a number on that can be other than finite.
     #[inline]
     fn pass_float(
@@ -306,26 +313,26 @@ impl<S: Serializer, const NOTES: bool> Complete<'_, S, NOTES> {
         shape: Shape,
         pass: impl FnOnce(S) -> Result<S::Ok, S::Error>,
     ) -> Result<S::Ok, S::Error> {
-        if NOTES && !is_finite {
-            self.found.check(Refused::NotFinite)?;
+        if INSPECTS && !is_finite {
+            self.found.check(RefusedPart::NotFinite)?;
         }
         let done = pass(self.inner)?;
-        let shape = if NOTES { shape.of(bytes) } else { shape };
+        let shape = if INSPECTS { shape.of(bytes) } else { shape };
         self.found.shape.set(shape);
         Ok(done)
     }
 }
 
-impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES> {
+impl<'a, S: Serializer, const INSPECTS: bool> Serializer for ShapeSerializer<'a, S, INSPECTS> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = CompleteElements<'a, S::SerializeSeq, NOTES>;
-    type SerializeTuple = CompleteParts<'a, S::SerializeTuple, NOTES>;
-    type SerializeTupleStruct = CompleteParts<'a, S::SerializeTupleStruct, NOTES>;
-    type SerializeTupleVariant = CompleteParts<'a, S::SerializeTupleVariant, NOTES>;
-    type SerializeMap = CompleteElements<'a, S::SerializeMap, NOTES>;
-    type SerializeStruct = CompleteParts<'a, S::SerializeStruct, NOTES>;
-    type SerializeStructVariant = CompleteParts<'a, S::SerializeStructVariant, NOTES>;
+    type SerializeSeq = ShapeElements<'a, S::SerializeSeq, INSPECTS>;
+    type SerializeTuple = ShapeParts<'a, S::SerializeTuple, INSPECTS>;
+    type SerializeTupleStruct = ShapeParts<'a, S::SerializeTupleStruct, INSPECTS>;
+    type SerializeTupleVariant = ShapeParts<'a, S::SerializeTupleVariant, INSPECTS>;
+    type SerializeMap = ShapeElements<'a, S::SerializeMap, INSPECTS>;
+    type SerializeStruct = ShapeParts<'a, S::SerializeStruct, INSPECTS>;
+    type SerializeStructVariant = ShapeParts<'a, S::SerializeStructVariant, INSPECTS>;
 
     pass_on! {
         serialize_bool(value: bool) Shape::BOOL, &[value.into()];
@@ -370,8 +377,8 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
 
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
-        if NOTES && len.is_none() {
-            self.found.check(Refused::UnknownLength)?;
+        if INSPECTS && len.is_none() {
+            self.found.check(RefusedPart::UnknownLength)?;
         }
         self.elements(|inner| inner.serialize_seq(len))
     }
@@ -405,8 +412,8 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
 
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        if NOTES && len.is_none() {
-            self.found.check(Refused::UnknownLength)?;
+        if INSPECTS && len.is_none() {
+            self.found.check(RefusedPart::UnknownLength)?;
         }
         self.elements(|inner| inner.serialize_map(len))
     }
@@ -435,9 +442,11 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let (done, shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
-            self.inner.serialize_some(value)
-        })?;
+        let (done, shape) = self
+            .found
+            .part(value, |value: &ShapeSerializer<'_, _, INSPECTS>| {
+                self.inner.serialize_some(value)
+            })?;
         self.found.shape.set(shape.some());
         Ok(done)
     }
@@ -448,9 +457,10 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let (done, shape) = (self.found).part(value, |value: &Complete<'_, _, NOTES>| {
-            self.inner.serialize_newtype_struct(name, value)
-        })?;
+        let (done, shape) =
+            (self.found).part(value, |value: &ShapeSerializer<'_, _, INSPECTS>| {
+                self.inner.serialize_newtype_struct(name, value)
+            })?;
         self.found.shape.set(shape);
         Ok(done)
     }
@@ -463,9 +473,10 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let (done, shape) = (self.found).part(value, |value: &Complete<'_, _, NOTES>| {
-            (self.inner).serialize_newtype_variant(name, index, variant, value)
-        })?;
+        let (done, shape) =
+            (self.found).part(value, |value: &ShapeSerializer<'_, _, INSPECTS>| {
+                (self.inner).serialize_newtype_variant(name, index, variant, value)
+            })?;
         self.found.shape.set(shape.in_variant(index, variant));
         Ok(done)
     }
@@ -474,7 +485,7 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         let done = self.inner.collect_str(value)?;
-        let shape = if NOTES {
+        let shape = if INSPECTS {
             Shape::TEXT.of(value.to_string().as_bytes())
         } else {
             Shape::TEXT
@@ -484,8 +495,8 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
     }
 
     fn is_human_readable(&self) -> bool {
-        if NOTES {
-            self.found.notes.is_human_readable
+        if INSPECTS {
+            self.found.inspection.is_human_readable
         } else {
             self.inner.is_human_readable()
         }
@@ -495,15 +506,15 @@ impl<'a, S: Serializer, const NOTES: bool> Serializer for Complete<'a, S, NOTES>
 /// The parts of a tuple or a struct. The parts of a struct have names.
 macro_rules! pass_parts_on {
     ($($part:ident: $method:ident($($name:ident)?) $add:ident $(else $skip:ident)?;)*) => {$(
-        impl<S: $part, const NOTES: bool> $part for CompleteParts<'_, S, NOTES> {
+        impl<S: $part, const INSPECTS: bool> $part for ShapeParts<'_, S, INSPECTS> {
             type Ok = S::Ok;
             type Error = S::Error;
 
             #[inline]
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), S::Error> {
-                let passed = (self.found).part(value, |value: &Complete<'_, _, NOTES>| self.inner.$method($($name,)? value));
+                let passed = (self.found).part(value, |value: &ShapeSerializer<'_, _, INSPECTS>| self.inner.$method($($name,)? value));
                 $(
-                    if NOTES {
+                    if INSPECTS {
                         self.found.note($name, &passed);
                     }
                 )?
@@ -515,7 +526,7 @@ macro_rules! pass_parts_on {
             $(
                 // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
                 fn $skip(&mut self, field: &'static str) -> Result<(), S::Error> {
-                    if NOTES {
+                    if INSPECTS {
                         self.found.note(field, &Ok::<_, S::Error>(((), Shape::ABSENT)));
                         return Ok(());
                     }
@@ -541,15 +552,17 @@ pass_parts_on! {
     SerializeStructVariant: serialize_field(field) and_named else skip_field;
 }
 
-impl<S: SerializeSeq, const NOTES: bool> SerializeSeq for CompleteElements<'_, S, NOTES> {
+impl<S: SerializeSeq, const INSPECTS: bool> SerializeSeq for ShapeElements<'_, S, INSPECTS> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     #[inline]
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        let ((), shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
-            self.inner.serialize_element(value)
-        })?;
+        let ((), shape) = self
+            .found
+            .part(value, |value: &ShapeSerializer<'_, _, INSPECTS>| {
+                self.inner.serialize_element(value)
+            })?;
         self.add(shape);
         Ok(())
     }
@@ -557,19 +570,23 @@ impl<S: SerializeSeq, const NOTES: bool> SerializeSeq for CompleteElements<'_, S
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
         let shape = self.elements.sequence();
-        let shape = if NOTES { self.sum.with(shape) } else { shape };
+        let shape = if INSPECTS {
+            self.sum.with(shape)
+        } else {
+            shape
+        };
         self.found.shape.set(shape);
         self.inner.end()
     }
 }
 
-impl<S: SerializeMap, const NOTES: bool> SerializeMap for CompleteElements<'_, S, NOTES> {
+impl<S: SerializeMap, const INSPECTS: bool> SerializeMap for ShapeElements<'_, S, INSPECTS> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        let ((), shape) = (self.found).part(key, |key: &Complete<'_, _, NOTES>| {
+        let ((), shape) = (self.found).part(key, |key: &ShapeSerializer<'_, _, INSPECTS>| {
             self.inner.serialize_key(key)
         })?;
         self.key = shape;
@@ -578,9 +595,11 @@ impl<S: SerializeMap, const NOTES: bool> SerializeMap for CompleteElements<'_, S
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        let ((), shape) = self.found.part(value, |value: &Complete<'_, _, NOTES>| {
-            self.inner.serialize_value(value)
-        })?;
+        let ((), shape) = self
+            .found
+            .part(value, |value: &ShapeSerializer<'_, _, INSPECTS>| {
+                self.inner.serialize_value(value)
+            })?;
         self.add(self.key.with_value(shape));
         Ok(())
     }
@@ -588,7 +607,11 @@ impl<S: SerializeMap, const NOTES: bool> SerializeMap for CompleteElements<'_, S
     #[inline]
     fn end(self) -> Result<S::Ok, S::Error> {
         let shape = self.elements.map();
-        let shape = if NOTES { self.sum.with(shape) } else { shape };
+        let shape = if INSPECTS {
+            self.sum.with(shape)
+        } else {
+            shape
+        };
         self.found.shape.set(shape);
         self.inner.end()
     }

@@ -13,7 +13,7 @@ use crate::util::lock::lock;
 const YIELDS_BEFORE_SEND: usize = 8;
 
 /// By keys, the work that callers wait for. Of one key, one at a time is done.
-pub(super) struct Joint<K, T>(Mutex<HashMap<K, Weak<Work<T>>>>);
+pub(super) struct SharedWork<K, T>(Mutex<HashMap<K, Weak<Work<T>>>>);
 
 struct Work<T> {
     /// How often it was begun.
@@ -22,7 +22,7 @@ struct Work<T> {
     last: tokio::sync::Mutex<Option<(u64, T)>>,
 }
 
-impl<K: Eq + Hash, T: Clone> Joint<K, T> {
+impl<K: Eq + Hash, T: Clone> SharedWork<K, T> {
     /// Does the work, or waits for a caller who begins it after this call and returns the result of that. Safe to
     /// cancel: then the next caller begins it.
     pub(super) async fn run(&self, key: K, work: impl Future<Output = T>) -> T {
@@ -58,7 +58,7 @@ impl<K: Eq + Hash, T: Clone> Joint<K, T> {
     }
 }
 
-impl<K, T> Default for Joint<K, T> {
+impl<K, T> Default for SharedWork<K, T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn callers_who_ask_before_it_begins_share_it() {
-        let (joint, begun) = (Joint::default(), Cell::new(0));
+        let (joint, begun) = (SharedWork::default(), Cell::new(0));
         let ask = || {
             joint.run("a", async {
                 begun.set(begun.get() + 1);
@@ -91,7 +91,7 @@ mod tests {
     /// They have found something that it may have looked at before.
     #[tokio::test]
     async fn callers_who_ask_once_it_has_begun_wait_for_the_next() {
-        let (joint, has_begun, may_end) = (Joint::default(), Notify::new(), Notify::new());
+        let (joint, has_begun, may_end) = (SharedWork::default(), Notify::new(), Notify::new());
         let first = joint.run("a", async {
             has_begun.notify_one();
             may_end.notified().await;
@@ -108,7 +108,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_caller_begins_what_was_cancelled() {
-        let (joint, has_begun) = (Joint::default(), Notify::new());
+        let (joint, has_begun) = (SharedWork::default(), Notify::new());
         let cancelled = joint.run("a", async {
             has_begun.notify_one();
             pending().await

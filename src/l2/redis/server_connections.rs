@@ -24,13 +24,13 @@ use crate::l2::L2Error;
 use crate::util::lock::lock;
 
 /// The connections to a server.
-pub(super) struct SharedConnections {
+pub(super) struct ServerConnections {
     pool: Mutex<PoolAt>,
     /// Whether the pool belongs to the user, and is not made by the connector.
     pub(super) is_given: bool,
     pub(super) primary: Primary,
-    first: SharedConnection,
-    spare: SharedConnection,
+    first: PurposeConnections,
+    spare: PurposeConnections,
     pub(super) pubsub: PerRuntime<PubSub>,
 }
 
@@ -39,14 +39,14 @@ struct PoolAt(Pool, Option<Address>);
 
 /// Connections of the pool for one purpose.
 #[derive(Default)]
-pub(super) struct SharedConnection {
-    pub(super) current: PerRuntime<Pooled>,
+pub(super) struct PurposeConnections {
+    pub(super) current: PerRuntime<PoolEntry>,
     /// About how many bytes the reads under way over them will bring.
     pub(super) expected: AtomicUsize,
 }
 
 /// A connection of the pool, once it is made.
-pub(super) struct Pooled {
+pub(super) struct PoolEntry {
     /// With the term in which it was made.
     connection: OnceCell<(MultiplexedConnection, u64)>,
     /// The pool's object, kept so that the pool counts the connection.
@@ -59,7 +59,7 @@ pub(super) struct Pooled {
     is_suspected: AtomicBool,
 }
 
-impl SharedConnections {
+impl ServerConnections {
     /// With a pool of its own, unless one is given.
     pub(super) fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
         let is_given = pool.is_some();
@@ -68,14 +68,14 @@ impl SharedConnections {
             is_given,
             pool: Mutex::new(PoolAt(pool, None)),
             primary,
-            first: SharedConnection::default(),
-            spare: SharedConnection::default(),
+            first: PurposeConnections::default(),
+            spare: PurposeConnections::default(),
             pubsub: PerRuntime::default(),
         })
     }
 
     /// Those for all requests, or the spare ones.
-    pub(super) fn connection(&self, is_first: bool) -> &SharedConnection {
+    pub(super) fn connection(&self, is_first: bool) -> &PurposeConnections {
         if is_first { &self.first } else { &self.spare }
     }
 
@@ -94,7 +94,7 @@ impl SharedConnections {
     }
 
     /// The connection that partitions share, unless it leads to a primary that is no longer believed.
-    pub(super) fn pooled(&self, connection: &SharedConnection) -> Arc<Pooled> {
+    pub(super) fn pooled(&self, connection: &PurposeConnections) -> Arc<PoolEntry> {
         let pooled = connection.current.get();
         let made = pooled.connection.get();
         if made.is_none_or(|(_, term)| self.primary.is_term(*term)) {
@@ -108,7 +108,7 @@ impl SharedConnections {
     /// one, as long as it is set up to; otherwise not at all. Safe to cancel: then another caller makes the connection.
     pub(super) async fn connect(
         &self,
-        pool_entry: &Pooled,
+        pool_entry: &PoolEntry,
         waits: bool,
     ) -> Result<(MultiplexedConnection, u64, bool), L2Error> {
         // Two callers that come at once may both find it new: then both give it a name.
@@ -120,7 +120,7 @@ impl SharedConnections {
 
     async fn make(
         &self,
-        pool_entry: &Pooled,
+        pool_entry: &PoolEntry,
         waits: bool,
     ) -> Result<(MultiplexedConnection, u64), L2Error> {
         let found = self.primary.find().await?;
@@ -141,7 +141,7 @@ impl SharedConnections {
     }
 }
 
-impl Pooled {
+impl PoolEntry {
     /// An answer has come over it.
     pub(super) fn note_answer(&self) {
         // Relaxed, as is all of this: an old number only makes the connection look idle, which costs a new connection.
@@ -171,7 +171,7 @@ impl Pooled {
     }
 }
 
-impl Default for Pooled {
+impl Default for PoolEntry {
     fn default() -> Self {
         Self {
             connection: OnceCell::new(),
@@ -183,9 +183,9 @@ impl Default for Pooled {
     }
 }
 
-impl SharedConnection {
+impl PurposeConnections {
     /// No partition is given this connection again, neither by this nor by the pool. Partitions that have it can go on.
-    pub(super) fn retire(&self, pool_entry: &Arc<Pooled>) {
+    pub(super) fn retire(&self, pool_entry: &Arc<PoolEntry>) {
         self.current.retire(pool_entry);
         if let Some(pooled) = lock(&pool_entry.object).take() {
             // Dropped as it is, it would go back into the pool.
@@ -249,7 +249,7 @@ mod tests {
         let server = Server::from("redis://cache/1").dialed_by(echoes.clone());
         assert_eq!(server.url, None, "caches that are told this URL share none");
         let connector = server.connector().unwrap();
-        let shared = SharedConnections::new(connector.clone().into(), None).unwrap();
+        let shared = ServerConnections::new(connector.clone().into(), None).unwrap();
         let pooled = shared.pooled(shared.connection(true));
         let refused = shared.connect(&pooled, true).await.map(drop).unwrap_err();
         assert!(refused.is_unreachable(), "{refused}");
@@ -272,7 +272,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_silent_in_the_time_of_its_runtime() {
-        let (pooled, second) = (Pooled::default(), Duration::from_secs(1));
+        let (pooled, second) = (PoolEntry::default(), Duration::from_secs(1));
         advance(second).await;
         pooled.note_answer();
         assert!(!pooled.is_unanswered_for(second));

@@ -1,26 +1,28 @@
 -- How many keys, and how many tags, one call takes: as many as one message of an instance names.
 local MOST_NAMES = 256
-local MAX_TEXT = 1024
+local MOST_BYTES = 1024
+-- The kinds of messages: what they name is invalidated.
+local KEYS_KIND, CLEAR_KIND, TAGS_KIND = 0, 2, 4
 
 local function refuse(why)
   error({err = 'ERR larder: ' .. why})
 end
 
-local clock_name = KEYS[1] or ''
-local partition = string.match(clock_name, '^({[^{}]+%.0})!clock$')
-  or string.match(clock_name, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
-if not partition or KEYS[2] ~= partition .. '!log' then
+local clock_key, log_key = KEYS[1] or '', KEYS[2]
+local partition = string.match(clock_key, '^({[^{}]+%.0})!clock$')
+  or string.match(clock_key, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
+if not partition or log_key ~= partition .. '!log' then
   refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several partitions')
 end
 
--- What follows the partition and this mark in the name of a key; nil if the name does not begin with them.
-local function text_after(mark, name)
-  local before = partition .. mark
-  if string.sub(name, 1, #before) ~= before then
+-- The text behind the partition and this kind in the name of a key; nil if the name does not begin with them.
+local function text_after(kind, name)
+  local prefix = partition .. kind
+  if string.sub(name, 1, #prefix) ~= prefix then
     return nil
   end
-  local text = string.sub(name, #before + 1)
-  if #text > MAX_TEXT then
+  local text = string.sub(name, #prefix + 1)
+  if #text > MOST_BYTES then
     refuse('a key or tag is longer than 1024 bytes')
   end
   -- Instances could not read the message.
@@ -37,36 +39,37 @@ local function text_after(mark, name)
 end
 
 local keys, tags = {}, {}
-local at = 3
-while at <= #KEYS and text_after(':', KEYS[at]) do
-  keys[#keys + 1] = text_after(':', KEYS[at])
-  if KEYS[at + 1] ~= partition .. '!lease:' .. keys[#keys] then
+local FIRST_KEY = 3
+local i = FIRST_KEY
+while i <= #KEYS and text_after(':', KEYS[i]) do
+  keys[#keys + 1] = text_after(':', KEYS[i])
+  if KEYS[i + 1] ~= partition .. '!lease:' .. keys[#keys] then
     refuse('each {NAMESPACE.0}:KEY must be followed by {NAMESPACE.0}!lease:KEY')
   end
-  at = at + 2
+  i = i + 2
 end
-local first_tag = at
-while at <= #KEYS and text_after('!tag:', KEYS[at]) do
-  tags[#tags + 1] = text_after('!tag:', KEYS[at])
-  at = at + 1
+local first_tag = i
+while i <= #KEYS and text_after('!tag:', KEYS[i]) do
+  tags[#tags + 1] = text_after('!tag:', KEYS[i])
+  i = i + 1
 end
-if at <= #KEYS then
+if i <= #KEYS then
   refuse('after the clock and the log come {NAMESPACE.0}:KEY with {NAMESPACE.0}!lease:KEY, then {NAMESPACE.0}!tag:TAG')
 end
 
-local what, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
+local command, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
 -- The clock of the only partition of one names the number of partitions, whether or not that partition is used.
-if what == 'partitions' then
-  local named = named_partitions(KEYS[1])
+if command == 'partitions' then
+  local named = named_partitions(clock_key)
   if named ~= 0 and named ~= tonumber(ARGV[2]) then
     refuse_partition(named)
   end
   return redis.status_reply('OK')
-elseif what ~= 'invalidate' and what ~= 'clear' then
+elseif command ~= 'invalidate' and command ~= 'clear' then
   refuse('the first argument must be invalidate, clear or partitions')
-elseif what == 'clear' and #KEYS > 2 then
+elseif command == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
-elseif what == 'invalidate' and #KEYS == 2 then
+elseif command == 'invalidate' and #KEYS == 2 then
   refuse('there is nothing to invalidate: name keys or tags')
 elseif #keys > MOST_NAMES or #tags > MOST_NAMES then
   refuse('one call takes up to 256 keys and 256 tags')
@@ -79,7 +82,7 @@ end
 local channel = partition .. (database == 'cluster' and '!sharded' or '!events' .. (database == '0' and '' or '@' .. database))
 -- Another number for each run, also if the text is not random: of what was cleared nothing must come back.
 local now = redis.call('TIME')
-local rnd = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1
+local new_epoch = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1
 
 -- The message of an instance, with an origin that is none: see src/wire/message.rs.
 local function payload(kind, texts)
@@ -90,14 +93,14 @@ local function payload(kind, texts)
   return table.concat(message)
 end
 
-if what == 'clear' then
-  start_epoch(KEYS[1], KEYS[2], channel, rnd, payload(2, {}))
+if command == 'clear' then
+  start_epoch(clock_key, log_key, channel, new_epoch, payload(CLEAR_KIND, {}))
 end
 if #keys > 0 then
-  redis.call('DEL', unpack(KEYS, 3, first_tag - 1))
-  publish(KEYS[1], KEYS[2], channel, rnd, payload(0, keys))
+  redis.call('DEL', unpack(KEYS, FIRST_KEY, first_tag - 1))
+  publish(clock_key, log_key, channel, new_epoch, payload(KEYS_KIND, keys))
 end
 if #tags > 0 then
-  invalidate_tags(KEYS[1], KEYS[2], first_tag, #KEYS, channel, rnd, payload(4, tags))
+  invalidate_tags(clock_key, log_key, first_tag, #KEYS, channel, new_epoch, payload(TAGS_KIND, tags))
 end
 return redis.status_reply('OK')

@@ -1,7 +1,7 @@
 -- NUMBERS  clock | clock...  ->  the number of partitions that each clock names; 0 for none; reads only
 -- The clocks are those of all partitions on this server that a namespace may have (rule 27).
 local numbers = {named_partitions(KEYS[1])}
-for i = 1, #ARGV do
-  numbers[i + 1] = named_partitions(ARGV[i])
+for _, clock_key in ipairs(ARGV) do
+  numbers[#numbers + 1] = named_partitions(clock_key)
 end
 return numbers

@@ -1,0 +1,356 @@
+//! One subscription: receives the messages and the answers to heartbeats, and carries out what
+//! [`session`](super::session) decides. `l1` decides how a message changes an entry.
+//!
+//! A heartbeat is sent every third of `max_staleness`. The answer says how far the partition is, and comes after all
+//! messages that it counts, so L1 may be served until `max_staleness` after the heartbeat was sent. Messages that were
+//! missed are read from the partition's log. If the log does not have them, L1 is flushed.
+
+use std::convert::Infallible;
+use std::mem::take;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, debug, debug_span};
+
+use super::listen::Channels;
+use super::publish::Publisher;
+use super::session::{CatchUpStep, MessageAction, Progress, Session};
+use crate::ablation::{Rule, without};
+use crate::engine::context::Context;
+use crate::events::CacheEvent;
+use crate::l1::{Freshness, ProofRequest};
+use crate::l2::{Event, Kind, L2Error, MemberInfo, Message, PartitionClock, Subscription, Version};
+
+/// What the receiver of each subscription shares with the task of the subscriber.
+pub(super) struct SubscriberState {
+    pub(super) ctx: Arc<Context>,
+    /// Publishes changes of this instance for other programs.
+    pub(super) publisher: Option<Arc<Publisher>>,
+    /// Whether a request is on its way by which L2 lists this instance as a member: a subscription, or a heartbeat.
+    pub(super) may_be_joining: watch::Sender<bool>,
+    /// Notified when L2 may answer: a request is worth a try. A notification without a waiting task is kept, so the
+    /// delivery runs once more.
+    pub(super) l2_may_answer: Notify,
+}
+
+/// Receives over one subscription, until it ends.
+pub(super) struct Receiver<'a> {
+    shared: &'a SubscriberState,
+    /// The channels of other programs, in the first partition.
+    channels: Option<&'a Arc<Channels>>,
+    ctx: &'a Context,
+    freshness: &'a Freshness,
+    pub(super) session: Session,
+    /// The heartbeat that is not answered yet.
+    pending_heartbeat: Option<PendingHeartbeat>,
+    /// Heartbeats that were answered.
+    pub(super) answers: u64,
+    /// Until a due heartbeat after the first is answered.
+    is_young: bool,
+}
+
+/// A heartbeat on its way.
+struct PendingHeartbeat {
+    proof: ProofRequest,
+    /// The last message that had been applied when it was sent: the partition had reached that number at least.
+    last: Option<u64>,
+    /// How many switches of all instances this instance had called: the answer may be older than a later switch.
+    switches: u64,
+    /// Sent when it was due, and not earlier because a proof was wanted.
+    is_due: bool,
+}
+
+impl<'a> Receiver<'a> {
+    pub(super) fn new(
+        shared: &'a SubscriberState,
+        channels: Option<&'a Arc<Channels>>,
+        progress: Progress,
+    ) -> Self {
+        let ctx = &*shared.ctx;
+        let freshness = &*ctx.l1.freshness;
+        let me = MemberInfo {
+            id: ctx.instance,
+            max_staleness: ctx.options.max_staleness,
+        };
+        Self {
+            shared,
+            channels,
+            ctx,
+            freshness,
+            session: Session::new(me, freshness.epoch(), progress, Instant::now()),
+            pending_heartbeat: None,
+            answers: 0,
+            is_young: true,
+        }
+    }
+
+    /// Subscribes, and receives until an error ends the subscription.
+    pub(super) async fn run(&mut self) -> Result<Infallible, L2Error> {
+        let namespace = self.ctx.options.namespace.as_str();
+        let span = debug_span!("larder.subscribe", namespace);
+        let mut subscription = self.subscribe().instrument(span).await?;
+        loop {
+            let received = self.step(&mut *subscription).await;
+            // It says nothing of requests to L2, so their health stays as it is.
+            received.inspect_err(|_| {
+                self.ctx.counters.l2_errors.bump();
+            })?;
+        }
+    }
+
+    /// Rule 7: subscribes, reads the clock and catches up, in this order.
+    async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
+        let ctx = self.ctx;
+        // Before the partition is asked: a proof counts from the question (rule 8).
+        let (proof, switches) = (self.freshness.begin_proof(), ctx.switch.calls());
+        self.shared.may_be_joining.send_replace(true);
+        let subscribed = ctx.partition.subscribe(self.session.me).await;
+        self.shared.may_be_joining.send_replace(false);
+        let (partition, mut subscription) = ctx.breaker.observe(subscribed)?;
+        if let Some(channels) = self.channels.cloned()
+            && !channels.is_empty()
+        {
+            let names = channels.names();
+            let on_heard = Arc::new(move |at, payload| channels.hear(at, payload));
+            (ctx.breaker).observe(subscription.listen(&names, on_heard).await)?;
+        }
+        // Before L1 is flushed: nothing that is read from here on comes from another server.
+        self.discard_other_servers(&partition, switches);
+        let is_first = self.session.last_applied().is_none();
+        let step = self.session.on_subscribed(&partition);
+        self.catch_up(step, &partition).await?;
+        self.freshness.prove(&partition, proof);
+        if is_first {
+            ctx.breaker.note_first_subscription();
+        } else {
+            debug!(
+                namespace = ctx.options.namespace.as_str(),
+                "subscribed again"
+            );
+        }
+        Ok(subscription)
+    }
+
+    /// Sends the heartbeat that is due, or takes the next event.
+    async fn step(&mut self, subscription: &mut dyn Subscription) -> Result<(), L2Error> {
+        let is_pending = self.pending_heartbeat.is_some();
+        tokio::select! {
+            biased;
+            // Both times before the messages: a flood of them must delay no heartbeat, nor hide that one has no answer.
+            () = sleep_until(self.session.answer_deadline()), if is_pending => {
+                // A half-open connection gives no error, and no messages. L1 is unused by now, as its proof has ended.
+                return Err(L2Error::timed_out(self.ctx.options.max_staleness));
+            }
+            () = sleep_until(self.session.next_heartbeat_at()), if !is_pending && !without(Rule::Heartbeat) => {
+                self.send_heartbeat(subscription, true);
+            }
+            () = self.freshness.proof_requested(), if !is_pending => self.send_heartbeat(subscription, false),
+            event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
+                Event::Message(message) => self.receive_message(&message),
+                Event::LeaseEnded(key) => self.ctx.l1.in_flight.lease_ended(&key),
+                Event::Heartbeat(partition) => self.receive_heartbeat(&partition).await?,
+            },
+        }
+        Ok(())
+    }
+
+    fn send_heartbeat(&mut self, subscription: &mut dyn Subscription, is_due: bool) {
+        debug_assert!(
+            self.pending_heartbeat.is_none(),
+            "an answer belongs to the only heartbeat under way"
+        );
+        // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
+        // number that the partition has reached by then.
+        self.pending_heartbeat = Some(PendingHeartbeat {
+            proof: self.freshness.begin_proof(),
+            last: self.session.last_applied(),
+            switches: self.ctx.switch.calls(),
+            is_due,
+        });
+        let (now, interval) = (Instant::now(), self.session.interval());
+        let next = subscription.next_heartbeat(now + interval, interval);
+        let applied = self.session.send_heartbeat(now, next);
+        self.shared.may_be_joining.send_replace(true);
+        subscription.heartbeat(applied);
+    }
+
+    fn receive_message(&mut self, message: &Message) {
+        match self.session.receive(message, Instant::now()) {
+            MessageAction::Apply {
+                is_new,
+                wants_heartbeat,
+            } => {
+                // Before anything else is received: a proof that names its number relies on that.
+                self.apply(message);
+                if is_new {
+                    self.count(message);
+                }
+                if wants_heartbeat {
+                    self.freshness.request_proof();
+                }
+            }
+            MessageAction::OtherEpoch { suspends } => {
+                // Now, as it will not be counted by itself.
+                self.publish_own(message);
+                if suspends {
+                    self.freshness.lapse();
+                    self.freshness.request_proof();
+                }
+            }
+            MessageAction::Ignore => {}
+        }
+    }
+
+    fn count(&self, message: &Message) {
+        if message.origin == self.ctx.instance {
+            return self.publish_own(message);
+        }
+        let keys = message.keys.len() as u64;
+        self.ctx.counters.invalidations_received.add(keys);
+        for key in &message.keys {
+            (self.ctx.events).emit(|| CacheEvent::of_change(message.kind, key, false, None));
+        }
+    }
+
+    /// Has a change of this instance published for other programs.
+    fn publish_own(&self, message: &Message) {
+        if let Some(publisher) = &self.shared.publisher
+            && message.origin == self.ctx.instance
+        {
+            publisher.push(self.ctx, message);
+        }
+    }
+
+    fn apply(&self, message: &Message) {
+        let ctx = self.ctx;
+        let is_own = message.origin == ctx.instance;
+        if is_own && without(Rule::OwnMessages) {
+            return;
+        }
+        let &Message { epoch, ver, .. } = message;
+        let at = Version { epoch, ver };
+        if matches!(message.kind, Kind::Unknown(_)) {
+            // Another release may have changed any key.
+            ctx.l1.flush(epoch);
+        }
+        let keys = message.keys.iter().map(|key| &**key);
+        match message.kind {
+            Kind::Prefix => {
+                for prefix in keys {
+                    ctx.l1.apply_prefixes(&[(prefix, at)], ctx.now());
+                    ctx.backoff.forget_prefix(prefix);
+                }
+                return;
+            }
+            Kind::Tags => return ctx.l1.apply_tags(keys, at),
+            // The message of an own insert may come before the answer to the insert, which stores the value in L1.
+            Kind::Insert if is_own => ctx.l1.apply_own(keys, at),
+            Kind::Invalidate
+            | Kind::InvalidateAwaited
+            | Kind::Insert
+            // These two name no keys.
+            | Kind::Clear
+            | Kind::Unknown(_) => ctx.l1.apply(keys, at),
+        }
+        for key in &message.keys {
+            ctx.backoff.forget(key);
+        }
+    }
+
+    /// Receives the answer to a heartbeat (rule 8).
+    async fn receive_heartbeat(&mut self, partition: &PartitionClock) -> Result<(), L2Error> {
+        let Some(pending) = self.pending_heartbeat.take() else {
+            return Ok(());
+        };
+        self.shared.may_be_joining.send_replace(false);
+        if !self.discard_other_servers(partition, pending.switches) {
+            return Err(L2Error::unexpected(
+                "requests were answered by another server than the one that sends messages; both are connected to anew",
+            ));
+        }
+        self.answers += 1;
+        // The first heartbeat is sent at once, and so is one for which a proof is wanted.
+        if pending.is_due && self.answers > 1 && take(&mut self.is_young) {
+            self.ctx.breaker.end_first_subscriptions();
+        }
+        // From the number at the time of the question, and not from the present one. Only then the proof, which says
+        // that all of them are applied.
+        let step = self.session.on_answer(partition, pending.last);
+        self.catch_up(step, partition).await?;
+        self.freshness.prove(partition, pending.proof);
+        if self.session.take_awaited() {
+            self.freshness.request_proof();
+        }
+        self.shared.l2_may_answer.notify_one();
+        Ok(())
+    }
+
+    /// Rule 13: values are believed only from the incarnation of the store to which this instance is subscribed.
+    /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
+    /// `false`, and no proof that was asked for before this is taken.
+    fn discard_other_servers(&self, partition: &PartitionClock, switches: u64) -> bool {
+        let namespace = &self.ctx.options.namespace;
+        // With each clock, before its proof.
+        (self.ctx.switch).follow(partition.is_off, switches, self.freshness, namespace);
+        let kept = without(Rule::ConnectionIncarnation)
+            || self.ctx.partition.keep_only(partition.incarnation);
+        if !kept {
+            self.freshness.flush_and_end_proof();
+        }
+        kept
+    }
+
+    /// Brings this instance as far as the partition's clock says, by replays or by an empty L1.
+    ///
+    /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
+    /// subscription may be back first: L1 is worth keeping until the other is, too. If L2 can be reached and does not
+    /// answer in time, which it may do again and again, L1 is emptied.
+    async fn catch_up(
+        &mut self,
+        mut step: CatchUpStep,
+        partition: &PartitionClock,
+    ) -> Result<(), L2Error> {
+        let replays = step != CatchUpStep::UpToDate;
+        while let CatchUpStep::Replay { from } = step {
+            let log = self.ctx.partition.replay(from).await;
+            step = match self.ctx.breaker.observe(log) {
+                Ok(log) => self.apply_log(&log, partition),
+                // L1 is unused until there is another subscription, and kept for it.
+                Err(error) if error.is_unreachable() => return Err(error),
+                Err(_) => CatchUpStep::StartOver,
+            };
+        }
+        if step == CatchUpStep::StartOver {
+            self.start_over(partition);
+        } else if replays {
+            self.ctx.counters.replays.bump();
+        }
+        Ok(())
+    }
+
+    fn apply_log(&mut self, log: &[Message], partition: &PartitionClock) -> CatchUpStep {
+        let (missed, step) = self.session.on_log(log, partition);
+        for message in missed {
+            // Before the next part is asked for, and before a proof.
+            self.apply(message);
+            if self.session.count_if_new(message) {
+                self.count(message);
+            }
+        }
+        step
+    }
+
+    fn start_over(&mut self, partition: &PartitionClock) {
+        let started = self.session.start_over(partition);
+        for _ in 0..started.clears {
+            (self.ctx.events).emit(|| CacheEvent::Cleared { is_own: false });
+        }
+        (self.ctx.breaker).note_epoch(partition.incarnation, started.is_new_epoch);
+        // Before the proof that its caller takes (rule 9). An answer of the new epoch may come before this flush. So two
+        // other places keep entries of one epoch out of another: `Freshness::connected` ends the proof, and
+        // `InFlight::allows` stores no value of another epoch, nor of an operation that began before the last flush.
+        self.ctx.l1.flush(partition.epoch);
+    }
+}
