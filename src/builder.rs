@@ -6,7 +6,6 @@
 use std::error::Error;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -28,6 +27,7 @@ use crate::loaded::{Loaded, with_tags};
 use crate::loading::LoadingCache;
 use crate::options::Options;
 use crate::settings::{AllSettings, Settings};
+use crate::util::logged_once::LoggedOnce;
 use crate::util::partial_debug::partial_debug;
 use crate::util::process_name;
 use crate::vocabulary::{
@@ -1269,8 +1269,8 @@ impl Given {
                 same: None,
                 ttl_of: None,
                 tags_of: None,
-                is_slow: AtomicBool::new(false),
-                has_second_format: AtomicBool::new(false),
+                logged_slow: LoggedOnce::default(),
+                logged_second_format: LoggedOnce::default(),
             },
             l2: None,
             channels: Vec::new(),

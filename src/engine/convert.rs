@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
+use crate::util::logged_once::LoggedOnce;
 use crate::util::time_slice;
 use crate::vocabulary::{AcceptedValue, AnyValue, L1Capacity, Mode, Version};
 use crate::wire::codec::{CodecError, FormerType, ValueCodec, ValueContext};
@@ -53,9 +54,9 @@ pub(crate) struct TypeRules {
     pub(crate) ttl_of: Option<TtlOf>,
     pub(crate) tags_of: Option<TagsOf>,
     /// Whether a value of the type took long to decode, which is said once for all partitions.
-    pub(crate) is_slow: AtomicBool,
+    pub(crate) logged_slow: LoggedOnce,
     /// Whether the default codec had to take its second format for a value, which is said once for all partitions.
-    pub(crate) has_second_format: AtomicBool,
+    pub(crate) logged_second_format: LoggedOnce,
 }
 
 impl TypeRules {
@@ -187,8 +188,7 @@ impl Convert {
 
     #[cold]
     fn note_slow(&self, took: Duration, bytes: usize) {
-        // Relaxed: a second line would do no harm.
-        if !self.rules.is_slow.swap(true, Ordering::Relaxed) {
+        if self.rules.logged_slow.is_first() {
             info!(
                 namespace = self.options.namespace.as_str(),
                 value_type = self.rules.codec.type_name(),
@@ -201,8 +201,7 @@ impl Convert {
 
     #[cold]
     fn note_second_format(&self, refused: &CodecError) {
-        // Relaxed: a second line would do no harm.
-        if !self.rules.has_second_format.swap(true, Ordering::Relaxed) {
+        if self.rules.logged_second_format.is_first() {
             info!(
                 namespace = self.options.namespace.as_str(),
                 value_type = self.rules.codec.type_name(),

@@ -6,7 +6,7 @@
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, make_extension_error};
 use deadpool_redis::{PoolError, TimeoutType};
 
-use super::tls;
+use super::server::tls;
 use crate::l2::L2Error;
 
 /// Makes an error of the crate from one of the client.

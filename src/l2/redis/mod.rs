@@ -1,93 +1,54 @@
 //! L2 on Redis, through a deadpool pool.
 //!
-//! - [`servers`]: where the servers are; [`server`]: one of them, and how connections to it are made; [`tls`]: whether
-//!   TLS can work
-//! - [`topology`]: the server of each partition, or the node of a cluster; [`primary`]: whether it is believed, by what
-//!   [`sentinel`]s say, or the nodes of a [`cluster`], over [`witness_links`]
-//! - [`partition`]: the steps, each a script or a command; [`scripts`]: those of the folder `lua`; [`call`]: one call
-//!   of a script
-//! - [`load_steps`]: the steps of loads; [`gathered`]: those that share a request
-//! - [`read_batcher`]: reads of all partitions on a server that share a request; [`read_request`]: over which connection it
-//!   goes
-//! - [`server_connections`]: the connections that all partitions on a server share, [`per_runtime`] on each runtime;
-//!   [`connection`]:
-//!   one for requests, as a partition uses it; [`connect`]: how it is made
-//! - [`pubsub`]: the one that subscribes, for messages and [`heartbeats`]; [`subscription`]: the part of it that is a
-//!   partition's
-//! - [`run`]: the first request of a partition over a connection; [`partitions`]: which partitions of a namespace may be
-//!   used, found out for all of them together by [`shared_work`]
+//! - [`server`]: where a server is, and how connections to it are made
+//! - [`primary`]: whether a server is believed to be the primary, by what sentinels or the nodes of a cluster say
+//! - [`connections`]: those for requests, and the server of each partition
+//! - [`steps`]: the requests of a partition; [`scripts`]: those of the folder `lua`; [`script_call`]: one call of a script
+//! - [`subscription`]: messages and heartbeats, over a connection of their own
+//! - [`servers`]: the parts that the clones of a [`RedisL2`] share
 //! - [`members`]: how a member is written down; [`names`]: the names of a partition's keys, and of its connections
-//! - `write_stream`: the steps of write-behind; `inspect`: what tools read
+//! - `inspect`: what tools read
 //! - [`error`]: the client's errors as errors of the crate; `failure_modes.md`: the effect of each on a cache
 //!
 //! Knows nothing of L1, nor of payloads: the scripts look at the heads of values (stamp, times, lengths and type tag) and at
 //! their tags.
 
-mod call;
-#[cfg(feature = "cluster")]
-mod cluster;
-mod connect;
-mod connection;
+mod connections;
 mod error;
-mod gathered;
-mod heartbeats;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
-mod load_steps;
 pub(crate) mod members;
 pub(crate) mod names;
-mod partition;
-mod partitions;
-mod per_runtime;
 mod primary;
-mod pubsub;
-mod read_batcher;
-mod read_request;
-mod run;
+mod script_call;
 mod scripts;
-mod sentinel;
 mod server;
-mod server_connections;
 mod servers;
-mod shared_work;
+mod steps;
 mod subscription;
-#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
-mod tls;
-mod topology;
-mod witness_links;
-#[cfg(feature = "write-behind")]
-mod write_stream;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use deadpool_redis::Pool;
 use deadpool_redis::redis::StreamingCredentialsProvider;
 
+use self::connections::server_connections::ServerConnections;
 #[cfg(feature = "cluster")]
-use self::cluster::Cluster;
-use self::connect::ConnectionFactory;
-use self::connection::ConnectionSlot;
-use self::load_steps::LoadSteps;
-use self::names::Names;
-use self::partition::RedisPartition;
+use self::connections::topology::Nodes;
+use self::connections::topology::Topology;
 use self::primary::Primary;
 #[cfg(feature = "cluster")]
+use self::primary::cluster::Cluster;
+#[cfg(feature = "cluster")]
 use self::primary::not_named;
-use self::read_batcher::SingleReads;
-use self::read_request::ReadRequests;
-use self::sentinel::Sentinels;
+use self::primary::sentinel::Sentinels;
 #[cfg(feature = "cluster")]
 use self::server::Connector;
 use self::server::Credentials;
 pub use self::server::{DialedStream, Dialer, Server};
-use self::server_connections::ServerConnections;
 use self::servers::Servers;
-use self::subscription::Subscriptions;
-#[cfg(feature = "cluster")]
-use self::topology::Nodes;
-use self::topology::Topology;
+use self::steps::partition::RedisPartition;
 use super::{L2, L2Error, OnConnect, Outages, Partition, PartitionName};
 use crate::util::partial_debug::partial_debug;
 
@@ -343,37 +304,6 @@ impl L2 for RedisL2 {
         timeout: Duration,
         on_connect: OnConnect,
     ) -> Box<dyn Partition> {
-        let topology = &self.0.topology;
-        let mut names = Names::new(name, topology.database());
-        names.logged_once = Arc::clone(&self.0.logged_once);
-        names.partition_checks = Arc::clone(&self.0.partition_checks);
-        let names = Arc::new(names);
-        let factory = Arc::new(ConnectionFactory {
-            topology: Arc::clone(topology),
-            names: Arc::clone(&names),
-            limit: timeout,
-            on_connect,
-            warned_of: AtomicU64::new(0),
-            max_staleness: AtomicU64::new(0),
-        });
-        let connections = Arc::new(ConnectionSlot::new(Arc::clone(&factory), None));
-        // The second connection gives way to the first one in a pool that has no more to give.
-        let spare = Arc::new(ConnectionSlot::new(factory, Some(Arc::clone(&connections))));
-        let both = [Arc::clone(&connections), spare];
-        let requests = ReadRequests::new(Arc::clone(&names), both);
-        let batchers = Arc::clone(&self.0.batchers);
-        Box::new(RedisPartition {
-            subscriptions: Subscriptions::new(
-                Arc::clone(topology),
-                Arc::clone(&names),
-                Arc::clone(&self.0.beats),
-            ),
-            loads: LoadSteps::new(Arc::clone(&names), Arc::clone(&connections), name.type_tag),
-            names,
-            type_tag: name.type_tag.to_be_bytes(),
-            reads: SingleReads::new(Arc::new(requests), batchers),
-            connections,
-            _servers: Arc::clone(&self.0),
-        })
+        Box::new(RedisPartition::new(&self.0, name, timeout, on_connect))
     }
 }

@@ -3,16 +3,16 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{RedisResult, RedisWrite, ToRedisArgs, cmd};
 use tracing::warn;
 
-use super::per_runtime::PerRuntime;
-use super::shared_work::SharedWork;
 use crate::l2::{PartitionName, PartitionNumber};
 use crate::util::crc16::{part, slot};
+use crate::util::logged_once::LoggedOnce;
+use crate::util::per_runtime::PerRuntime;
+use crate::util::shared_work::SharedWork;
 
 /// The kind of a user's key.
 pub(crate) const VALUE: &str = ":";
@@ -48,7 +48,7 @@ pub(crate) struct Names {
     pub(crate) channel: String,
     /// The name of the connections in `CLIENT LIST`.
     client: String,
-    pub(super) logged_once: Arc<LoggedOnce>,
+    pub(super) missing_features: Arc<MissingFeatures>,
     pub(super) partition_checks: Arc<PartitionChecks>,
 }
 
@@ -58,9 +58,9 @@ pub(super) type PartitionChecks = PerRuntime<SharedWork<(String, u16), RedisResu
 /// Which missing features of the servers of a [`RedisL2`](super::RedisL2) the log has already named: once for all
 /// partitions.
 #[derive(Default)]
-pub(crate) struct LoggedOnce {
-    no_names: AtomicBool,
-    pub(super) no_process: AtomicBool,
+pub(crate) struct MissingFeatures {
+    no_names: LoggedOnce,
+    pub(super) no_process: LoggedOnce,
 }
 
 /// The parts of one argument, which are written into a command one after the other.
@@ -135,7 +135,7 @@ impl Names {
             slot,
             channel,
             client: format!("larder:{printable}"),
-            logged_once: Arc::default(),
+            missing_features: Arc::default(),
             partition_checks: Arc::default(),
             hash_tag,
         }
@@ -156,7 +156,7 @@ impl Names {
         let named: Result<(), _> = command.query_async(&mut connection).await;
         if let Err(error) = named
             && matches!(error.code(), Some("NOPERM" | "ERR"))
-            && !self.logged_once.no_names.swap(true, Ordering::Relaxed)
+            && self.missing_features.no_names.is_first()
         {
             warn!(
                 name = self.client,

@@ -1,7 +1,7 @@
 //! The Lua scripts. Each script is one atomic step, and every key that it touches is declared to it, but for the keys
 //! of a heartbeat that is for several partitions, and of a look at the clocks of all partitions.
 
-use super::call::LuaScript;
+use super::script_call::LuaScript;
 
 /// A write that removes data must work when memory is full, or a full Redis would keep stale values. A script with this
 /// line is also refused by a replica, and by a primary without the replicas that it must have, even if it only reads.
@@ -15,7 +15,7 @@ pub(super) const NO_FLAGS: &str = "";
 macro_rules! lua {
     ($($name:ident: $flags:ident [$($part:ident)*] $own:ident;)*) => {$(
         // The text is hashed at its first use, once in a process: most programs run only some of the scripts.
-        pub(super) static $name: std::sync::LazyLock<LuaScript> = std::sync::LazyLock::new(|| LuaScript::new(&[
+        pub(crate) static $name: std::sync::LazyLock<LuaScript> = std::sync::LazyLock::new(|| LuaScript::new(&[
             $flags,
             $(include_str!(concat!(
                 env!("CARGO_MANIFEST_DIR"), "/src/l2/redis/lua/", stringify!($part), ".lua"

@@ -2,19 +2,19 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use super::heartbeats::HeartbeatSchedule;
-use super::names::{LoggedOnce, PartitionChecks};
-use super::per_runtime::PerRuntime;
-use super::read_batcher::ReadBatcher;
-use super::topology::Topology;
+use super::connections::topology::Topology;
+use super::names::{MissingFeatures, PartitionChecks};
+use super::steps::read_batcher::ReadBatcher;
+use super::subscription::heartbeats::HeartbeatSchedule;
 use crate::l2::{L2Error, Outages};
 use crate::util::lock::lock;
+use crate::util::per_runtime::PerRuntime;
 
 pub(super) struct Servers {
     pub(super) topology: Arc<Topology>,
     pub(super) batchers: Arc<PerRuntime<ReadBatcher>>,
     pub(super) outages: Arc<Outages>,
-    pub(super) logged_once: Arc<LoggedOnce>,
+    pub(super) missing_features: Arc<MissingFeatures>,
     pub(super) partition_checks: Arc<PartitionChecks>,
     pub(super) beats: Arc<HeartbeatSchedule>,
 }
@@ -28,7 +28,7 @@ impl Servers {
             topology: Arc::new(topology),
             batchers: Arc::default(),
             outages: Arc::default(),
-            logged_once: Arc::default(),
+            missing_features: Arc::default(),
             partition_checks: Arc::default(),
             beats: Arc::default(),
         })

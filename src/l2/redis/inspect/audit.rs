@@ -2,9 +2,9 @@
 
 use super::connections::in_time;
 use super::{Connected, Namespace, PartitionState};
-use crate::l2::redis::call::{LuaScript, ScriptCall};
 use crate::l2::redis::members;
 use crate::l2::redis::names::{CLOCK, LOG, MEMBERS};
+use crate::l2::redis::script_call::{LuaScript, ScriptCall};
 use crate::l2::redis::scripts::{NO_FLAGS, lua};
 use crate::l2::{L2Error, Member, PartitionNumber};
 

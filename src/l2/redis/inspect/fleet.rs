@@ -11,7 +11,7 @@ use super::connections::{CONNECT_TIMEOUT, KeptConnections, at_most, connect, in_
 use super::{Namespace, SCANNED};
 use crate::l2::redis::RedisL2;
 use crate::l2::redis::names::CLOCK;
-use crate::l2::redis::partition::stored_counts;
+use crate::l2::redis::steps::partition::stored_counts;
 use crate::l2::{L2Error, PartitionNumber};
 use crate::stats::{BYPASS, INSTANCE, MISMATCHED, RELEASE, SHARE, Stats};
 use crate::util::partial_debug::partial_debug;

@@ -8,9 +8,9 @@ use tokio::time::sleep;
 
 use super::connections::{KeptConnections, in_time};
 use super::{Connected, Namespace};
-use crate::l2::redis::call::{LuaScript, ScriptCall};
 use crate::l2::redis::members;
 use crate::l2::redis::names::{BYPASS, CLOCK, DEAD, LOG, MEMBERS, STATS, SWEEPER, WORKER, WRITES};
+use crate::l2::redis::script_call::{LuaScript, ScriptCall};
 use crate::l2::redis::scripts::{ALLOW_OOM, NO_FLAGS, lua};
 use crate::l2::{L2Error, Member, PartitionNumber};
 use crate::vocabulary::MOST_PARTITIONS;

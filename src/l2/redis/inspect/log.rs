@@ -8,9 +8,9 @@ use deadpool_redis::redis::cmd;
 use super::connections::in_time;
 use super::{Connected, Namespace};
 use crate::key::Key;
-use crate::l2::redis::call::unpack_numbers;
 use crate::l2::redis::names::{CLOCK, LOG, Names};
-use crate::l2::redis::partition::Entry;
+use crate::l2::redis::script_call::unpack_numbers;
+use crate::l2::redis::steps::partition::Entry;
 use crate::l2::{Kind, L2Error, Message, PartitionNumber};
 use crate::wire::message;
 

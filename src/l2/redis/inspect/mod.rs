@@ -44,11 +44,11 @@ pub use self::stored::{
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use self::writes::{StoredDeadLetter, StoredWrites};
-use super::RedisL2;
-use super::call::clock;
-use super::names::{CLOCK, Names};
-use super::primary::PrimaryAt;
-use super::topology::Topology;
+use crate::l2::redis::RedisL2;
+use crate::l2::redis::connections::topology::Topology;
+use crate::l2::redis::names::{CLOCK, Names};
+use crate::l2::redis::primary::PrimaryAt;
+use crate::l2::redis::script_call::clock;
 use crate::l2::{L2Error, PartitionClock, PartitionName, PartitionNumber};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::MOST_PARTITIONS;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::connections::in_time;
 use super::{Connected, Namespace};
-use crate::l2::redis::call::ScriptCall;
 use crate::l2::redis::names::{CLOCK, DEAD, WORKER, WRITES};
-use crate::l2::redis::write_stream::{
+use crate::l2::redis::script_call::ScriptCall;
+use crate::l2::redis::steps::write_stream::{
     DEAD_LETTERS, PENDING, PendingAnswer, as_pending, as_waiting,
 };
 use crate::l2::write_stream::MOST_BYTES;

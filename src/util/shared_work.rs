@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::task::yield_now;
 
-use crate::util::lock::lock;
+use super::lock::lock;
 
 /// How often the work lets other tasks run before it begins: those that are about to ask for it.
 const YIELDS_BEFORE_SEND: usize = 8;
 
 /// By keys, the work that callers wait for. Of one key, one at a time is done.
-pub(super) struct SharedWork<K, T>(Mutex<HashMap<K, Weak<Work<T>>>>);
+pub(crate) struct SharedWork<K, T>(Mutex<HashMap<K, Weak<Work<T>>>>);
 
 struct Work<T> {
     /// How often it was begun.
@@ -25,7 +25,7 @@ struct Work<T> {
 impl<K: Eq + Hash, T: Clone> SharedWork<K, T> {
     /// Does the work, or waits for a caller who begins it after this call and returns the result of that. Safe to
     /// cancel: then the next caller begins it.
-    pub(super) async fn run(&self, key: K, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn run(&self, key: K, work: impl Future<Output = T>) -> T {
         let all = self.get(key);
         let before = all.begun.load(Ordering::SeqCst);
         let mut last = all.last.lock().await;

@@ -12,29 +12,46 @@ use futures::future::join;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::error::{is_elsewhere, l2_error, none_to_spare, run_error};
-use super::names::Names;
 use super::run::{RunAnswer, run};
-use super::server::CONNECT_TIMEOUT;
 use super::server_connections::{PoolEntry, PurposeConnections, ServerConnections};
 use super::topology::Topology;
+use crate::l2::redis::error::{is_elsewhere, l2_error, none_to_spare, run_error};
+use crate::l2::redis::names::Names;
+use crate::l2::redis::server::CONNECT_TIMEOUT;
 use crate::l2::{L2Error, OnConnect};
 use crate::util::late::timeout_at;
+use crate::util::logged_once::LoggedOnce;
 
 /// Makes connections.
-pub(super) struct ConnectionFactory {
+pub(crate) struct ConnectionFactory {
     pub(super) topology: Arc<Topology>,
     pub(super) names: Arc<Names>,
     /// How long a request may take.
     pub(super) limit: Duration,
     pub(super) on_connect: OnConnect,
-    /// The incarnation of the server for which the warning of evictions was last logged. Zero before that.
-    pub(super) warned_of: AtomicU64,
+    /// The warning of evictions, for each incarnation of the server.
+    warned_of_evictions: LoggedOnce,
     /// The `max_staleness` of the subscriber, in ms. Zero before it has subscribed.
     pub(super) max_staleness: AtomicU64,
 }
 
 impl ConnectionFactory {
+    pub(crate) fn new(
+        topology: Arc<Topology>,
+        names: Arc<Names>,
+        limit: Duration,
+        on_connect: OnConnect,
+    ) -> Self {
+        Self {
+            topology,
+            names,
+            limit,
+            on_connect,
+            warned_of_evictions: LoggedOnce::default(),
+            max_staleness: AtomicU64::new(0),
+        }
+    }
+
     /// The error of a connection that was not there in time.
     pub(super) fn not_in_time(&self, after: Duration) -> L2Error {
         if self.topology.is_pool_exhausted() {
@@ -56,13 +73,7 @@ impl ConnectionFactory {
 
     /// Warns, once for all partitions, if the server hides its process.
     fn check_process(&self, found: &RunAnswer) {
-        if found.hides_process()
-            && !self
-                .names
-                .logged_once
-                .no_process
-                .swap(true, Ordering::Relaxed)
-        {
+        if found.hides_process() && self.names.missing_features.no_process.is_first() {
             warn!(
                 namespace = self.names.namespace,
                 "INFO of the server has no run_id, so each failover empties L2, also one that has lost nothing"
@@ -73,10 +84,8 @@ impl ConnectionFactory {
     /// Warns, once in each incarnation of the server, if that may evict keys without a TTL.
     fn check_policy(&self, found: &RunAnswer) {
         let (incarnation, policy) = (found.clock.incarnation, found.policy.as_str());
-        // Other policies leave keys without a TTL alone. The swap keeps several connections from warning at once.
-        if policy.starts_with("allkeys-")
-            && self.warned_of.swap(incarnation, Ordering::Relaxed) != incarnation
-        {
+        // Other policies leave keys without a TTL alone.
+        if policy.starts_with("allkeys-") && self.warned_of_evictions.is_new(incarnation) {
             warn!(
                 namespace = self.names.namespace,
                 policy,
@@ -87,33 +96,38 @@ impl ConnectionFactory {
 }
 
 /// A working connection.
-pub(super) struct LiveConnection {
+pub(crate) struct LiveConnection {
     pub(super) shared: Arc<ServerConnections>,
     pub(super) is_first: bool,
     /// The pool's entry for `connection`. All partitions that use the connection share this `Arc`.
     pub(super) pooled: Arc<PoolEntry>,
-    pub(super) connection: MultiplexedConnection,
-    /// The incarnation of the server that RUN found over it: see [`PartitionClock::incarnation`].
+    pub(crate) connection: MultiplexedConnection,
+    /// The incarnation of the server that RUN found over it: see [`PartitionClock::incarnation`](crate::l2::PartitionClock::incarnation).
     pub(super) incarnation: u64,
-    /// The term in which the connection was made: see [`PrimaryAt::term`](super::primary::PrimaryAt::term).
+    /// The term in which the connection was made: see [`PrimaryAt::term`](crate::l2::redis::primary::PrimaryAt::term).
     pub(super) term: u64,
     /// Timeouts in a row.
     pub(super) silent: AtomicU32,
 }
 
 impl LiveConnection {
+    /// Whether both are one connection of the pool.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pooled, &other.pooled)
+    }
+
     pub(super) fn shared_connection(&self) -> &PurposeConnections {
         self.shared.connection(self.is_first)
     }
 
     /// About how many bytes the reads under way will bring, the reads of other partitions included.
-    pub(super) fn expected(&self) -> &AtomicUsize {
+    pub(crate) fn expected(&self) -> &AtomicUsize {
         &self.shared_connection().expected
     }
 }
 
 /// Why one copy of a request has no answer.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// No server has executed this copy, and none will.
     NotExecuted(L2Error),
     /// The connection broke: the server may have executed it, or may yet do so.
@@ -123,7 +137,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) fn into_error(self) -> L2Error {
+    pub(crate) fn into_error(self) -> L2Error {
         match self {
             Self::NotExecuted(error) | Self::InDoubt(error) | Self::Final(error) => error,
         }
@@ -229,7 +243,7 @@ pub(super) fn is_no_primary(kind: ServerErrorKind) -> bool {
 }
 
 /// Whether the server has refused the request before it executed anything.
-pub(super) fn is_not_executed(kind: ServerErrorKind) -> bool {
+pub(crate) fn is_not_executed(kind: ServerErrorKind) -> bool {
     is_no_primary(kind) || is_elsewhere(kind)
 }
 

@@ -1,6 +1,9 @@
 //! Where a server is and how connections to it are made: address, database, user and TLS. Settings that cannot work
 //! are refused here, before anything connects.
 
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+pub(super) mod tls;
+
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex};
@@ -22,7 +25,6 @@ use tokio::task_local;
 use tokio::time::timeout;
 
 use super::error::is_login_refused;
-use super::tls;
 use crate::l2::L2Error;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;

@@ -9,16 +9,17 @@ use futures::future::join;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::call::{ScriptCall, clock, malformed_answer};
-use super::error::l2_error;
-use super::names::{CLOCK, MEMBERS, Names};
-use super::{members, scripts};
+use crate::l2::redis::error::l2_error;
+use crate::l2::redis::members;
+use crate::l2::redis::names::{CLOCK, MEMBERS, Names};
+use crate::l2::redis::script_call::{ScriptCall, clock, malformed_answer};
+use crate::l2::redis::scripts;
 use crate::l2::{L2Error, Member, PartitionClock, random};
 
-/// When the heartbeats of all partitions on a [`RedisL2`](super::RedisL2) are due: at whole intervals from this time on.
+/// When the heartbeats of all partitions on a [`RedisL2`](crate::RedisL2) are due: at whole intervals from this time on.
 /// Those on different nodes of a cluster need the same witnesses.
 #[derive(Default)]
-pub(super) struct HeartbeatSchedule(OnceLock<Instant>);
+pub(crate) struct HeartbeatSchedule(OnceLock<Instant>);
 
 impl HeartbeatSchedule {
     /// Before the first heartbeat: otherwise the second would be due at once.

@@ -15,23 +15,23 @@ use futures::FutureExt;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::error::{connect_error, is_login_refused, pool_error};
-use super::per_runtime::PerRuntime;
-use super::primary::{Primary, PrimaryAt};
-use super::pubsub::PubSub;
-use super::server::{Address, log_in};
 use crate::l2::L2Error;
+use crate::l2::redis::error::{connect_error, is_login_refused, pool_error};
+use crate::l2::redis::primary::{Primary, PrimaryAt};
+use crate::l2::redis::server::{Address, log_in};
+use crate::l2::redis::subscription::pubsub::PubSub;
 use crate::util::lock::lock;
+use crate::util::per_runtime::PerRuntime;
 
 /// The connections to a server.
-pub(super) struct ServerConnections {
+pub(crate) struct ServerConnections {
     pool: Mutex<PoolAt>,
     /// Whether the pool belongs to the user, and is not made by the connector.
-    pub(super) is_given: bool,
-    pub(super) primary: Primary,
+    pub(crate) is_given: bool,
+    pub(crate) primary: Primary,
     first: PurposeConnections,
     spare: PurposeConnections,
-    pub(super) pubsub: PerRuntime<PubSub>,
+    pub(crate) pubsub: PerRuntime<PubSub>,
 }
 
 /// A pool, and where it leads if that may change.
@@ -61,7 +61,7 @@ pub(super) struct PoolEntry {
 
 impl ServerConnections {
     /// With a pool of its own, unless one is given.
-    pub(super) fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
+    pub(crate) fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
         let is_given = pool.is_some();
         let pool = pool.map_or_else(|| primary.connector.pool(), Ok)?;
         Ok(Self {
@@ -80,7 +80,7 @@ impl ServerConnections {
     }
 
     /// The pool that leads to the primary.
-    pub(super) fn pool(&self) -> Pool {
+    pub(crate) fn pool(&self) -> Pool {
         lock(&self.pool).0.clone()
     }
 
@@ -204,8 +204,8 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex, split};
     use tokio::time::advance;
 
-    use super::super::server::{DialedStream, Dialer, Server};
     use super::*;
+    use crate::l2::redis::server::{DialedStream, Dialer, Server};
 
     /// Dials servers that answer each command with its name. The first time there is none.
     #[derive(Default)]

@@ -1,5 +1,8 @@
 //! The subscription of a partition: its part of a connection that all partitions on the server share.
 
+pub(super) mod heartbeats;
+pub(super) mod pubsub;
+
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -11,14 +14,14 @@ use futures::{FutureExt, Stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use self::heartbeats::{Heartbeat, HeartbeatSchedule};
+use self::pubsub::{MessageRoute, PubSub, PubSubChannel};
+use super::connections::run::{RunAnswer, run};
+use super::connections::server_connections::ServerConnections;
+use super::connections::topology::Topology;
 use super::error::run_error;
-use super::heartbeats::{Heartbeat, HeartbeatSchedule};
 use super::names::Names;
-use super::pubsub::{MessageRoute, PubSub, PubSubChannel};
-use super::run::{RunAnswer, run};
 use super::server::CONNECT_TIMEOUT;
-use super::server_connections::ServerConnections;
-use super::topology::Topology;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Event, L2Error, ListAge, Member, MemberInfo, Noted, OnHeard, PartitionClock, Reply,

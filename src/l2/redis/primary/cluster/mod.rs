@@ -21,11 +21,11 @@ use tracing::warn;
 
 use self::handover::{LastHandover, prove};
 use self::view::{Owners, View, Views, WithoutOwner};
-use super::per_runtime::PerRuntime;
-use super::server::{Address, Connector, Server};
 use super::witness_links::{Links, WITNESS_TIMEOUT};
 use crate::l2::L2Error;
+use crate::l2::redis::server::{Address, Connector, Server};
 use crate::util::lock::lock;
+use crate::util::per_runtime::PerRuntime;
 use crate::util::shared_result::{SharedResult, shared_result};
 
 /// If the primaries have not answered by then, all other nodes that are known are asked, too.
@@ -34,7 +34,7 @@ const WIDEN: Duration = Duration::from_millis(250);
 /// How often a question lets other tasks run before it is sent with theirs.
 const YIELDS_BEFORE_SEND: usize = 8;
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     /// All nodes are connected to as by this connector, but for the address.
     pub(super) like: Connector,
     /// Where the nodes are learnt from, if none is known.
@@ -73,7 +73,7 @@ impl Answers {
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: impl Iterator<Item = Server>) -> Result<Self, L2Error> {
+    pub(crate) fn new(seeds: impl Iterator<Item = Server>) -> Result<Self, L2Error> {
         let refuse = |what: &str| Err(L2Error::bad_config(what));
         let seeds: Vec<_> = seeds.map(Server::connector).collect::<Result<_, _>>()?;
         let Some(like) = seeds.first() else {
@@ -104,7 +104,7 @@ impl Cluster {
     }
 
     /// A cluster with the addresses of this one, and with connectors that `change` has changed.
-    pub(super) fn map(&self, change: impl Fn(&mut Connector)) -> Self {
+    pub(crate) fn map(&self, change: impl Fn(&mut Connector)) -> Self {
         let (mut like, mut seeds) = (self.like.clone(), self.seeds.clone());
         change(&mut like);
         seeds.iter_mut().for_each(change);
@@ -112,12 +112,12 @@ impl Cluster {
     }
 
     /// The primary of a slot, asked after this call.
-    pub(super) async fn find(self: &Arc<Self>, slot: u16) -> Result<Address, L2Error> {
+    pub(crate) async fn find(self: &Arc<Self>, slot: u16) -> Result<Address, L2Error> {
         self.ask().await?.owner(slot)
     }
 
     /// The primaries of slots, in their order, asked after this call.
-    pub(super) async fn find_all(self: &Arc<Self>, slots: &[u16]) -> Result<Vec<Address>, L2Error> {
+    pub(crate) async fn find_all(self: &Arc<Self>, slots: &[u16]) -> Result<Vec<Address>, L2Error> {
         let answers = self.ask().await?;
         (slots.iter().map(|slot| answers.owner(*slot))).collect()
     }

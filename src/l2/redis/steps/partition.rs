@@ -1,5 +1,5 @@
 //! The steps of a partition: one script or command each, with its arguments and its answer. The connection of a request is
-//! left to [`connection`](super::connection).
+//! left to [`connection`](super::super::connections::connection).
 
 use std::iter;
 use std::sync::Arc;
@@ -12,26 +12,28 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use super::call::{
-    LuaScript, ScriptCall, in_store_ms, is_staged, malformed_answer, stamp, unpack_numbers,
-};
-use super::connect::Failure;
-use super::connection::ConnectionSlot;
 use super::load_steps::LoadSteps;
-use super::names::{
-    BYPASS, CLOCK, DONE, HOLD, LEASE, LOG, MEMBERS, Names, STATS, SWEEPER, TAG_VERSION, VALUE,
-};
 use super::read_batcher::SingleReads;
-use super::servers::Servers;
-use super::subscription::Subscriptions;
-use super::{members, scripts};
+use super::read_request::ReadRequests;
 use crate::clock::millis;
 use crate::key::Key;
+use crate::l2::redis::connections::connect::{ConnectionFactory, Failure};
+use crate::l2::redis::connections::connection::ConnectionSlot;
+use crate::l2::redis::members;
+use crate::l2::redis::names::{
+    BYPASS, CLOCK, DONE, HOLD, LEASE, LOG, MEMBERS, Names, STATS, SWEEPER, TAG_VERSION, VALUE,
+};
+use crate::l2::redis::script_call::{
+    LuaScript, ScriptCall, in_store_ms, is_staged, malformed_answer, stamp, unpack_numbers,
+};
+use crate::l2::redis::scripts;
+use crate::l2::redis::servers::Servers;
+use crate::l2::redis::subscription::Subscriptions;
 use crate::l2::{
     Batch, EncodedValue, Fill, FleetBypass, L2Error, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, NewLifetime, Partition, PartitionClock, ReadResult, Reply, Stamp,
-    Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, WriteAck, Written,
-    random,
+    MemberInfo, Members, Message, NewLifetime, OnConnect, Partition, PartitionClock, PartitionName,
+    ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version,
+    WriteAck, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::partial_debug::partial_debug;
@@ -51,24 +53,60 @@ const TAGS_CHANGE: usize = 4;
 const TAG_VERSIONS: usize = 1024;
 
 /// One namespace on a Redis server.
-pub(super) struct RedisPartition {
+pub(crate) struct RedisPartition {
     pub(super) names: Arc<Names>,
     /// Of the values that it reads, as they have it.
-    pub(super) type_tag: [u8; 8],
+    type_tag: [u8; 8],
     /// For all but plain reads of values.
     pub(super) connections: Arc<ConnectionSlot>,
     /// Reads values over these connections, and over a second connection. Single reads go together with the single
     /// reads of other partitions.
-    pub(super) reads: SingleReads,
-    pub(super) loads: LoadSteps,
-    pub(super) subscriptions: Subscriptions,
+    reads: SingleReads,
+    loads: LoadSteps,
+    subscriptions: Subscriptions,
     /// Held, so that caches with the same URL find them.
-    pub(super) _servers: Arc<Servers>,
+    _servers: Arc<Servers>,
 }
 
 partial_debug!([] RedisPartition, "RedisPartition");
 
 impl RedisPartition {
+    pub(crate) fn new(
+        servers: &Arc<Servers>,
+        name: PartitionName<'_>,
+        timeout: Duration,
+        on_connect: OnConnect,
+    ) -> Self {
+        let topology = Arc::clone(&servers.topology);
+        let mut names = Names::new(name, topology.database());
+        names.missing_features = Arc::clone(&servers.missing_features);
+        names.partition_checks = Arc::clone(&servers.partition_checks);
+        let names = Arc::new(names);
+        let factory = ConnectionFactory::new(
+            Arc::clone(&topology),
+            Arc::clone(&names),
+            timeout,
+            on_connect,
+        );
+        let factory = Arc::new(factory);
+        let connections = Arc::new(ConnectionSlot::new(Arc::clone(&factory), None));
+        // The second connection gives way to the first one in a pool that has no more to give.
+        let spare = Arc::new(ConnectionSlot::new(factory, Some(Arc::clone(&connections))));
+        let both = [Arc::clone(&connections), spare];
+        let requests = ReadRequests::new(Arc::clone(&names), both);
+        let batchers = Arc::clone(&servers.batchers);
+        let beats = Arc::clone(&servers.beats);
+        Self {
+            subscriptions: Subscriptions::new(topology, Arc::clone(&names), beats),
+            loads: LoadSteps::new(Arc::clone(&names), Arc::clone(&connections), name.type_tag),
+            names,
+            type_tag: name.type_tag.to_be_bytes(),
+            reads: SingleReads::new(Arc::new(requests), batchers),
+            connections,
+            _servers: Arc::clone(servers),
+        }
+    }
+
     /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy
     /// that is sent: a random number must not repeat.
     pub(super) fn step<'a, A: FromRedisValue + Send, T>(
@@ -269,7 +307,7 @@ impl RedisPartition {
 }
 
 /// An entry of a stream: its id, then names and values in turn.
-pub(super) type Entry = (String, Vec<(String, Bytes)>);
+pub(crate) type Entry = (String, Vec<(String, Bytes)>);
 
 /// Reads the list of members: its generation, and entries with their ids.
 fn read_members((generation, entries): (u64, Vec<(u64, String)>)) -> Result<Members, L2Error> {
@@ -573,7 +611,7 @@ impl Partition for RedisPartition {
 }
 
 /// Reads which prefixes are bypassed. Another program may have written any bytes: no key begins with them.
-pub(super) fn fleet_bypass(answer: &[Vec<u8>]) -> FleetBypass {
+pub(crate) fn fleet_bypass(answer: &[Vec<u8>]) -> FleetBypass {
     let mut texts = answer.iter().map(|text| str::from_utf8(text).ok());
     let number = |text: &str| text.parse().ok();
     let now = texts.next().flatten().and_then(number).unwrap_or(0);
@@ -588,7 +626,7 @@ pub(super) fn fleet_bypass(answer: &[Vec<u8>]) -> FleetBypass {
 }
 
 /// The counters that instances have stored, each as it has stored them.
-pub(super) async fn stored_counts(
+pub(crate) async fn stored_counts(
     names: &Names,
     mut connection: MultiplexedConnection,
 ) -> RedisResult<Vec<(u64, String)>> {

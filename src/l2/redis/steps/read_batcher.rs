@@ -21,12 +21,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::per_runtime::{KeptPerRuntime, PerRuntime};
 use super::read_request::{ANSWER_BYTES, ReadGroup, ReadPart, ReadRequests, grouped};
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::util::late::timeout_at;
 use crate::util::lock::{Guard, lock};
 use crate::util::pacing::{Pacing, gather, share};
+use crate::util::per_runtime::{KeptPerRuntime, PerRuntime};
 
 /// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and a task would
 /// only add its wake-up.
@@ -44,7 +44,7 @@ const ANSWERS_PER_THREAD: usize = 16;
 /// Reads single keys of all partitions on a server, in batches where many are read at a time.
 ///
 /// Its tasks run on its runtime, and end with it; then callers on another runtime use another batcher.
-pub(super) struct ReadBatcher {
+pub(crate) struct ReadBatcher {
     runtime: Handle,
     state: Mutex<BatcherState>,
     pacing: Pacing,
@@ -65,7 +65,7 @@ struct BatcherState {
 }
 
 /// The single reads of a partition.
-pub(super) struct SingleReads {
+pub(crate) struct SingleReads {
     pub(super) requests: Arc<ReadRequests>,
     batchers: Arc<PerRuntime<ReadBatcher>>,
     queues: KeptPerRuntime<ReadQueue>,
@@ -116,7 +116,7 @@ struct UnderWay {
 }
 
 impl SingleReads {
-    pub(super) fn new(requests: Arc<ReadRequests>, batchers: Arc<PerRuntime<ReadBatcher>>) -> Self {
+    pub(crate) fn new(requests: Arc<ReadRequests>, batchers: Arc<PerRuntime<ReadBatcher>>) -> Self {
         Self {
             requests,
             batchers,
@@ -445,15 +445,14 @@ fn hand_out(mut reads: Vec<Read>, mut answers: Vec<ReadResult>, threads: usize) 
 #[cfg(test)]
 mod tests {
     use std::iter;
-    use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use crate::l2::redis::connect::ConnectionFactory;
-    use crate::l2::redis::connection::ConnectionSlot;
+    use crate::l2::redis::connections::connect::ConnectionFactory;
+    use crate::l2::redis::connections::connection::ConnectionSlot;
+    use crate::l2::redis::connections::server_connections::ServerConnections;
+    use crate::l2::redis::connections::topology::Topology;
     use crate::l2::redis::names::Names;
     use crate::l2::redis::server::Server;
-    use crate::l2::redis::server_connections::ServerConnections;
-    use crate::l2::redis::topology::Topology;
 
     const LIMIT: Duration = Duration::from_secs(20);
 
@@ -478,14 +477,12 @@ mod tests {
         /// A partition with this name in the batches.
         fn partition(&self, name: &str) -> SingleReads {
             let names = Arc::new(Names::new(name.into(), Some(0)));
-            let source = Arc::new(ConnectionFactory {
-                topology: Arc::clone(&self.topology),
-                names: Arc::clone(&names),
-                limit: LIMIT,
-                on_connect: Box::new(|_| {}),
-                warned_of: AtomicU64::new(0),
-                max_staleness: AtomicU64::new(0),
-            });
+            let source = Arc::new(ConnectionFactory::new(
+                Arc::clone(&self.topology),
+                Arc::clone(&names),
+                LIMIT,
+                Box::new(|_| {}),
+            ));
             let connections = Arc::new(ConnectionSlot::new(source, None));
             let both = [Arc::clone(&connections), connections];
             let requests = Arc::new(ReadRequests::new(names, both));

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, Weak};
 use arc_swap::ArcSwapOption;
 use tokio::runtime::{self, Handle};
 
-use crate::util::lock::lock;
+use super::lock::lock;
 
 /// The one that is in use on each runtime.
-pub(super) struct PerRuntime<T>(Mutex<HashMap<runtime::Id, Weak<T>>>);
+pub(crate) struct PerRuntime<T>(Mutex<HashMap<runtime::Id, Weak<T>>>);
 
 impl<T> PerRuntime<T> {
     /// The one that callers on this runtime share, or a new one.
-    pub(super) fn get(&self) -> Arc<T>
+    pub(crate) fn get(&self) -> Arc<T>
     where
         T: Default,
     {
@@ -21,7 +21,7 @@ impl<T> PerRuntime<T> {
     }
 
     /// The one that callers on this runtime share, or a new one that `make` returns.
-    pub(super) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
+    pub(crate) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let mut all = lock(&self.0);
         let here = Handle::current().id();
         if let Some(one) = all.get(&here).and_then(Weak::upgrade) {
@@ -35,20 +35,20 @@ impl<T> PerRuntime<T> {
     }
 
     /// The next caller is given another one. Does nothing if that is so already.
-    pub(super) fn retire(&self, one: &Arc<T>) {
+    pub(crate) fn retire(&self, one: &Arc<T>) {
         lock(&self.0).retain(|_, other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(one)));
     }
 }
 
 /// As [`PerRuntime`], but keeps the one of the runtime that it was asked for on last: mostly there is no other.
-pub(super) struct KeptPerRuntime<T> {
+pub(crate) struct KeptPerRuntime<T> {
     all: PerRuntime<T>,
     last: ArcSwapOption<(runtime::Id, Arc<T>)>,
 }
 
 impl<T> KeptPerRuntime<T> {
     /// The one that callers on this runtime share, or a new one that `make` returns.
-    pub(super) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
+    pub(crate) fn get_or(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let here = Handle::current().id();
         if let Some(last) = &*self.last.load()
             && last.0 == here

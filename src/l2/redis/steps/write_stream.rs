@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::call::{LuaScript, ScriptCall, malformed_answer};
-use super::names::{CLOCK, DEAD, HOLD, LEASE, LOG, VALUE, WORKER, WRITES};
-use super::partition::{Entry, RedisPartition};
-use super::scripts::{ALLOW_OOM, NO_FLAGS, lua};
 use crate::clock::millis;
+use crate::l2::redis::names::{CLOCK, DEAD, HOLD, LEASE, LOG, VALUE, WORKER, WRITES};
+use crate::l2::redis::script_call::{LuaScript, ScriptCall, malformed_answer};
+use crate::l2::redis::scripts::{ALLOW_OOM, NO_FLAGS, lua};
+use crate::l2::redis::steps::partition::{Entry, RedisPartition};
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
     Append, Batch, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting, WriteStream,
@@ -94,9 +94,9 @@ impl WriteStream for RedisPartition {
 }
 
 /// What PENDING answers.
-pub(super) type PendingAnswer = (u64, String, String, u64, String, u64, bool, String);
+pub(crate) type PendingAnswer = (u64, String, String, u64, String, u64, bool, String);
 
-pub(super) fn as_pending(answer: PendingAnswer) -> Pending {
+pub(crate) fn as_pending(answer: PendingAnswer) -> Pending {
     let (length, first, last, dead_letters, last_dead, now, has_worker, history) = answer;
     Pending {
         length,
@@ -110,7 +110,7 @@ pub(super) fn as_pending(answer: PendingAnswer) -> Pending {
     }
 }
 
-pub(super) fn as_waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
+pub(crate) fn as_waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
     entries.into_iter().map(read_waiting).collect()
 }
 

@@ -11,11 +11,11 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::FutureExt;
 use futures::future::try_join_all;
 
-use super::call::ScriptCall;
-use super::error::{other_partitions, unsettled_partitions};
-use super::names::{CLOCK, ClockName, LOG, MEMBERS, Names};
-use super::scripts;
 use super::topology::Topology;
+use crate::l2::redis::error::{other_partitions, unsettled_partitions};
+use crate::l2::redis::names::{CLOCK, ClockName, LOG, MEMBERS, Names};
+use crate::l2::redis::script_call::ScriptCall;
+use crate::l2::redis::scripts;
 use crate::l2::{PartitionName, PartitionNumber};
 use crate::vocabulary::MOST_PARTITIONS;
 

@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{sleep, timeout};
 
+use crate::l2::redis::primary::witness_links::{Links, WITNESS_TIMEOUT};
 use crate::l2::redis::server::{Address, Connector};
-use crate::l2::redis::witness_links::{Links, WITNESS_TIMEOUT};
 use crate::util::lock::lock;
 use crate::util::shared_result::{SharedResult, shared_result};
 

@@ -5,25 +5,26 @@
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 
-use super::call::{ScriptCall, clock};
-use super::error::other_partitions;
-use super::names::{CLOCK, MEMBERS, Names};
-use super::partitions::agree_on_number;
-use super::primary::Primary;
+use super::number_of_partitions::agree_on_number;
 use super::topology::Topology;
-use super::{members, scripts};
+use crate::l2::redis::error::other_partitions;
+use crate::l2::redis::members;
+use crate::l2::redis::names::{CLOCK, MEMBERS, Names};
+use crate::l2::redis::primary::Primary;
+use crate::l2::redis::script_call::{ScriptCall, clock};
+use crate::l2::redis::scripts;
 use crate::l2::{Member, PartitionClock, random};
 
 /// The answer of RUN.
-pub(super) struct RunAnswer {
-    pub(super) clock: PartitionClock,
+pub(crate) struct RunAnswer {
+    pub(crate) clock: PartitionClock,
     incarnation: String,
     partitions: u16,
     /// Which keys the server evicts when its memory is full.
     pub(super) policy: String,
     /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked
     /// for.
-    pub(super) list: (u64, u64),
+    pub(crate) list: (u64, u64),
 }
 
 impl RunAnswer {
@@ -36,7 +37,7 @@ impl RunAnswer {
 /// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
 /// say that its partition may be used, or a server of a cluster has lost what it said, that is settled first, by
 /// [`agree_on_number`]. The error of a partition that is not used names the number of partitions that the namespace has.
-pub(super) async fn run(
+pub(crate) async fn run(
     names: &Names,
     me: Option<Member>,
     topology: &Topology,

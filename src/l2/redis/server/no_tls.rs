@@ -19,6 +19,6 @@ pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
 }
 
 /// Why a handshake has failed, if the error is one.
-pub(super) fn failure(_error: &RedisError) -> Option<&'static str> {
+pub(crate) fn failure(_error: &RedisError) -> Option<&'static str> {
     None
 }

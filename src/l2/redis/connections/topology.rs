@@ -12,21 +12,21 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 #[cfg(feature = "cluster")]
 use futures::future::try_join_all;
 
-#[cfg(feature = "cluster")]
-use super::cluster::Cluster;
-#[cfg(any(feature = "cluster", feature = "inspect"))]
-use super::primary::Primary;
-#[cfg(feature = "cluster")]
-use super::server::Address;
 use super::server_connections::ServerConnections;
 use crate::l2::L2Error;
+#[cfg(any(feature = "cluster", feature = "inspect"))]
+use crate::l2::redis::primary::Primary;
+#[cfg(feature = "cluster")]
+use crate::l2::redis::primary::cluster::Cluster;
+#[cfg(feature = "cluster")]
+use crate::l2::redis::server::Address;
 #[cfg(all(feature = "cluster", feature = "inspect"))]
 use crate::util::crc16::SLOTS;
 #[cfg(feature = "cluster")]
 use crate::util::lock::lock;
 
-/// The servers of a [`RedisL2`](super::RedisL2).
-pub(super) enum Topology {
+/// The servers of a [`RedisL2`](crate::RedisL2).
+pub(crate) enum Topology {
     Server(Arc<ServerConnections>),
     #[cfg(feature = "cluster")]
     Cluster(Nodes),
@@ -34,8 +34,8 @@ pub(super) enum Topology {
 
 /// The nodes of a cluster with which there are connections.
 #[cfg(feature = "cluster")]
-pub(super) struct Nodes {
-    pub(super) cluster: Arc<Cluster>,
+pub(crate) struct Nodes {
+    pub(crate) cluster: Arc<Cluster>,
     each: Mutex<HashMap<Address, Weak<ServerConnections>>>,
 }
 
@@ -45,7 +45,7 @@ impl Topology {
         not(feature = "cluster"),
         expect(clippy::unused_async, reason = "nobody is asked for one server")
     )]
-    pub(super) async fn find(&self, slot: Option<u16>) -> Result<Arc<ServerConnections>, L2Error> {
+    pub(crate) async fn find(&self, slot: Option<u16>) -> Result<Arc<ServerConnections>, L2Error> {
         match (self, slot) {
             (Self::Server(shared), _) => Ok(Arc::clone(shared)),
             #[cfg(feature = "cluster")]
@@ -61,7 +61,7 @@ impl Topology {
         not(feature = "cluster"),
         expect(clippy::unused_async, reason = "nobody is asked for one server")
     )]
-    pub(super) async fn all(&self) -> Result<Vec<Primary>, L2Error> {
+    pub(crate) async fn all(&self) -> Result<Vec<Primary>, L2Error> {
         match self {
             Self::Server(shared) => Ok(vec![shared.primary.clone()]),
             #[cfg(feature = "cluster")]
@@ -127,7 +127,7 @@ impl Topology {
         not(feature = "cluster"),
         expect(clippy::unnecessary_wraps, reason = "there is no cluster")
     )]
-    pub(super) fn database(&self) -> Option<i64> {
+    pub(crate) fn database(&self) -> Option<i64> {
         match self {
             Self::Server(shared) => Some(shared.primary.connector.database()),
             #[cfg(feature = "cluster")]
@@ -138,7 +138,7 @@ impl Topology {
 
 #[cfg(feature = "cluster")]
 impl Nodes {
-    pub(super) fn new(cluster: Cluster) -> Self {
+    pub(crate) fn new(cluster: Cluster) -> Self {
         Self {
             cluster: Arc::new(cluster),
             each: Mutex::default(),

@@ -25,13 +25,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::call::malformed_answer;
-use super::error::{connect_error, l2_error};
 use super::heartbeats::{self, Heartbeat};
-use super::primary::Primary;
-use super::server::CONNECT_TIMEOUT;
-use super::witness_links::Links;
 use crate::l2::L2Error;
+use crate::l2::redis::error::{connect_error, l2_error};
+use crate::l2::redis::primary::Primary;
+use crate::l2::redis::primary::witness_links::Links;
+use crate::l2::redis::script_call::malformed_answer;
+use crate::l2::redis::server::CONNECT_TIMEOUT;
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
@@ -42,7 +42,7 @@ const YIELDS_BEFORE_SEND: usize = 4;
 
 /// One such connection, once it is made.
 #[derive(Default)]
-pub(super) struct PubSub {
+pub(crate) struct PubSub {
     connected: OnceCell<Connected>,
     /// Heartbeats that are sent next: one of each partition at most.
     heartbeats: Mutex<Vec<Heartbeat>>,

@@ -50,7 +50,7 @@ pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
 }
 
 /// Why a handshake has failed, if the error is one.
-pub(super) fn failure(error: &RedisError) -> Option<&'static str> {
+pub(crate) fn failure(error: &RedisError) -> Option<&'static str> {
     use CertificateError::{
         Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
         NotValidYetContext, UnknownIssuer,

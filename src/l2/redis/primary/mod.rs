@@ -1,14 +1,19 @@
 //! The primary that connections lead to: the server at an address, the one that sentinels name, or a node of a cluster.
 //! Whether it is believed to be the primary, and still is (rule 26).
 
+#[cfg(feature = "cluster")]
+pub(super) mod cluster;
+pub(super) mod sentinel;
+pub(super) mod witness_links;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "cluster")]
-use super::cluster::Cluster;
-use super::sentinel::Sentinels;
+use self::cluster::Cluster;
+use self::sentinel::Sentinels;
+use self::witness_links::Links;
 use super::server::{Address, Connector};
-use super::witness_links::Links;
 use crate::ablation::{Rule, without};
 use crate::l2::L2Error;
 
@@ -191,8 +196,8 @@ impl Primary {
 
 #[cfg(test)]
 mod tests {
-    use super::super::server::Server;
     use super::*;
+    use crate::l2::redis::server::Server;
 
     #[test]
     fn a_primary_behind_sentinels_alone_is_like_another_server() {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::connect::{
     ConnectionFactory, Failure, LiveConnection, connect, is, is_no_primary, is_not_executed,
 };
-use super::error::l2_error;
+use crate::l2::redis::error::l2_error;
 use crate::l2::{L2Error, LONGEST_PAUSE, reconnect_delays};
 use crate::util::late::timeout_at;
 use crate::util::lock::lock;
@@ -30,7 +30,7 @@ const HALF_OPEN_AFTER: u32 = 3;
 /// forgotten the connection.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
-pub(super) struct ConnectionSlot {
+pub(crate) struct ConnectionSlot {
     factory: Arc<ConnectionFactory>,
     /// Another connection, which has precedence in the pool: without it, this one is not made.
     first: Option<Arc<ConnectionSlot>>,
@@ -50,7 +50,7 @@ struct Current {
 type Attempt = SharedResult<Result<Arc<LiveConnection>, (L2Error, Instant)>>;
 
 impl ConnectionSlot {
-    pub(super) fn new(factory: Arc<ConnectionFactory>, first: Option<Arc<Self>>) -> Self {
+    pub(crate) fn new(factory: Arc<ConnectionFactory>, first: Option<Arc<Self>>) -> Self {
         Self {
             factory,
             first,
@@ -59,19 +59,19 @@ impl ConnectionSlot {
     }
 
     /// How long a request may take.
-    pub(super) fn limit(&self) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         self.factory.limit
     }
 
     /// About how many bytes the reads under way will bring over the connection, if it is there.
-    pub(super) fn expected(&self) -> usize {
+    pub(crate) fn expected(&self) -> usize {
         let current = lock(&self.current);
         let live = current.live();
         live.map_or(0, |live| live.expected().load(Ordering::Relaxed))
     }
 
     /// A subscriber relies on what is read.
-    pub(super) fn rely(&self, max_staleness: Duration) {
+    pub(crate) fn rely(&self, max_staleness: Duration) {
         let millis = u64::try_from(max_staleness.as_millis()).unwrap_or(u64::MAX);
         self.factory
             .max_staleness
@@ -86,7 +86,7 @@ impl ConnectionSlot {
     /// called for each copy, and must not repeat a random number. INSERT is different, see [`send_copy`](Self::send_copy).
     ///
     /// It fails at once while the last attempt to connect has failed, and no other one is due.
-    pub(super) async fn send<T, Sent: Future<Output = RedisResult<T>>>(
+    pub(crate) async fn send<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error> {
@@ -94,7 +94,7 @@ impl ConnectionSlot {
     }
 
     /// As [`send`](Self::send), for a request that has waited before it was sent: until `deadline`.
-    pub(super) async fn send_until<T, Sent: Future<Output = RedisResult<T>>>(
+    pub(crate) async fn send_until<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         deadline: Instant,
         send: impl Fn(MultiplexedConnection) -> Sent,
@@ -114,12 +114,12 @@ impl ConnectionSlot {
     }
 
     /// Whether a request could be sent at once.
-    pub(super) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         lock(&self.current).live().is_some()
     }
 
     /// The connection, if it is there. If not, one is being made from now on.
-    pub(super) fn live(&self) -> Option<Arc<LiveConnection>> {
+    pub(crate) fn live(&self) -> Option<Arc<LiveConnection>> {
         self.attempt().peek()?.ok()
     }
 
@@ -129,7 +129,7 @@ impl ConnectionSlot {
     ///
     /// No request that begins when this has returned goes over a connection of another incarnation that was made
     /// before. For each connection that is made later, `on_connect` is called.
-    pub(super) fn keep_only(&self, incarnation: u64) -> bool {
+    pub(crate) fn keep_only(&self, incarnation: u64) -> bool {
         // Under the lock that `attempt` takes: a request that begins after this has returned sees the connection
         // discarded (rule 13).
         let mut current = lock(&self.current);
@@ -151,7 +151,7 @@ impl ConnectionSlot {
 
     /// Gives the connection up if its driver has ended. For a request that is in doubt if its connection breaks: over a
     /// connection that has ended it would fail, too, though it is not written.
-    pub(super) fn leave_ended(&self) {
+    pub(crate) fn leave_ended(&self) {
         let live = lock(&self.current).live();
         if let Some(live) = live.filter(|live| has_ended(&live.connection)) {
             self.discard(&live);
@@ -159,13 +159,13 @@ impl ConnectionSlot {
     }
 
     /// Waits until there is a connection.
-    pub(super) async fn connected(&self) -> Result<(), L2Error> {
+    pub(crate) async fn connected(&self) -> Result<(), L2Error> {
         let live = self.connection(Instant::now() + self.limit()).await;
         live.map(drop).map_err(Failure::into_error)
     }
 
     /// Sends one copy of a request. An error says whether the server may have executed it.
-    pub(super) async fn send_copy<T, Sent: Future<Output = RedisResult<T>>>(
+    pub(crate) async fn send_copy<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         deadline: Instant,
         send: &impl Fn(MultiplexedConnection) -> Sent,
@@ -234,7 +234,7 @@ impl ConnectionSlot {
 
     /// Decides by an answer, or by none in time, whether the connection is still good for this partition, and whether the
     /// request was executed.
-    pub(super) fn judge<T>(
+    pub(crate) fn judge<T>(
         &self,
         live: &Arc<LiveConnection>,
         answer: Option<RedisResult<T>>,

@@ -20,10 +20,10 @@ use futures::future::join_all;
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::connect::{Failure, LiveConnection, is_not_executed};
-use super::connection::ConnectionSlot;
-use super::error::l2_error;
-use super::names::{Name, Names, VALUE};
+use crate::l2::redis::connections::connect::{Failure, LiveConnection, is_not_executed};
+use crate::l2::redis::connections::connection::ConnectionSlot;
+use crate::l2::redis::error::l2_error;
+use crate::l2::redis::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
 use crate::util::late::timeout_at;
 use crate::util::on_drop::OnDrop;
@@ -35,7 +35,7 @@ pub(super) const ANSWER_BYTES: usize = 256 * 1024;
 /// Requests of one call that are under way at a time.
 const PARTS_AT_ONCE: usize = 8;
 
-pub(super) struct ReadRequests {
+pub(crate) struct ReadRequests {
     names: Arc<Names>,
     /// The first also carries all other requests of the partition. The second is made when a read begins while the first
     /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
@@ -70,7 +70,7 @@ struct GroupPart<K, H> {
 type ReadConnection = (Arc<ConnectionSlot>, Arc<LiveConnection>);
 
 impl ReadRequests {
-    pub(super) fn new(names: Arc<Names>, connections: [Arc<ConnectionSlot>; 2]) -> Self {
+    pub(crate) fn new(names: Arc<Names>, connections: [Arc<ConnectionSlot>; 2]) -> Self {
         Self {
             names,
             connections,
@@ -280,7 +280,7 @@ impl<K, H> ReadGroup<K, H> {
     fn shares(&self, over: Option<&ReadConnection>) -> bool {
         let first = self.0.first().and_then(|one| one.over.as_ref());
         let both = first.zip(over);
-        both.is_some_and(|((_, live), (_, other))| Arc::ptr_eq(&live.pooled, &other.pooled))
+        both.is_some_and(|((_, live), (_, other))| live.is_same_as(other))
     }
 }
 

@@ -15,15 +15,15 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::per_runtime::PerRuntime;
-use super::server::{Address, Connector, Server};
 use super::witness_links::{Links, WITNESS_TIMEOUT};
 use crate::l2::L2Error;
+use crate::l2::redis::server::{Address, Connector, Server};
+use crate::util::per_runtime::PerRuntime;
 
 /// The channel on which a sentinel says that another server is the primary.
 const SWITCHED: &str = "+switch-master";
 
-pub(super) struct Sentinels {
+pub(crate) struct Sentinels {
     name: String,
     all: Vec<Connector>,
     /// Over which they are asked, and bring news.
@@ -43,7 +43,7 @@ struct Belief {
 
 impl Sentinels {
     /// Those that name the primary so.
-    pub(super) fn new(
+    pub(crate) fn new(
         name: &str,
         sentinels: impl Iterator<Item = Server>,
     ) -> Result<Self, L2Error> {

@@ -16,11 +16,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::per_runtime::KeptPerRuntime;
 use crate::l2::L2Error;
 use crate::util::lock::{Guard, lock};
 use crate::util::on_drop::OnDrop;
 use crate::util::pacing::{Pacing, gather, share};
+use crate::util::per_runtime::KeptPerRuntime;
 
 /// A batch takes at least this many requests, if so many wait.
 const FEWEST_IN_BATCH: usize = 4;

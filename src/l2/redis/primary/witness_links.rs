@@ -10,9 +10,9 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use super::error::{connect_error, l2_error};
-use super::server::Connector;
 use crate::l2::L2Error;
+use crate::l2::redis::error::{connect_error, l2_error};
+use crate::l2::redis::server::Connector;
 use crate::util::lock::lock;
 
 /// How long it may take to find a primary: less than a heartbeat may, by default, so that the reason is told.
@@ -21,7 +21,7 @@ pub(super) const WITNESS_TIMEOUT: Duration = Duration::from_secs(1);
 /// The connections to these servers, by their addresses. They last for as long as anybody holds this, and are
 /// closed in the order of the addresses, so that a simulated run can be repeated.
 #[derive(Default)]
-pub(super) struct Links(Mutex<BTreeMap<String, Link>>);
+pub(crate) struct Links(Mutex<BTreeMap<String, Link>>);
 
 /// A connection, once it is made.
 type Link = Arc<OnceCell<MultiplexedConnection>>;

@@ -12,20 +12,20 @@ use futures::TryFutureExt;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::call::{ScriptCall, in_store_ms, is_staged, malformed_answer, stamp};
-use super::connection::ConnectionSlot;
 use super::gathered::Gathered;
-use super::names::{CLOCK, HOLD, LEASE, LOG, Names, TAG_VERSION, VALUE, WRITES};
-use super::scripts;
 use crate::clock::millis;
 use crate::key::Key;
+use crate::l2::redis::connections::connection::ConnectionSlot;
+use crate::l2::redis::names::{CLOCK, HOLD, LEASE, LOG, Names, TAG_VERSION, VALUE, WRITES};
+use crate::l2::redis::script_call::{ScriptCall, in_store_ms, is_staged, malformed_answer, stamp};
+use crate::l2::redis::scripts;
 use crate::l2::{
     AcceptedValue, EncodedValue, Fill, L2Error, Lease, LeaseReply, LeaseRequest, Ttls, random,
 };
 use crate::util::lock::lock;
 use crate::wire::envelope::{self, STAMPED_LENGTH};
 
-pub(super) struct LoadSteps {
+pub(crate) struct LoadSteps {
     steps: Arc<Steps>,
     acquisitions: Gathered<(Key, LeaseRequest), LeaseReply>,
     fills: Gathered<OwnedFill, Fill>,
@@ -63,7 +63,7 @@ type LeaseAnswer = (String, Option<Bytes>, u64);
 type FillAnswer = (String, Option<Bytes>, Option<Vec<u8>>);
 
 impl LoadSteps {
-    pub(super) fn new(names: Arc<Names>, connections: Arc<ConnectionSlot>, type_tag: u64) -> Self {
+    pub(crate) fn new(names: Arc<Names>, connections: Arc<ConnectionSlot>, type_tag: u64) -> Self {
         let limit = connections.limit();
         let steps = Arc::new(Steps {
             names,
