@@ -1075,7 +1075,7 @@ impl<K, V, L> Builder<K, V, L> {
     }
 }
 
-/// # Rarely set
+/// # Observation
 impl<K, V, L> Builder<K, V, L> {
     /// Compares this share of hits with the source, online. Default: 0.0, none. From 0.0 to 1.0; 0.001 is one in a
     /// thousand. [`Verify::by`] says how two values are compared.
@@ -1164,7 +1164,10 @@ impl<K, V, L> Builder<K, V, L> {
         self.given.rest.set.size_advice = Some(advise);
         self
     }
+}
 
+/// # Leases
+impl<K, V, L> Builder<K, V, L> {
     /// How long a load keeps its lease without renewing it. Default: 2 s.
     ///
     /// A running load renews its lease. If its instance dies, another instance takes over after this time. A loader of
@@ -1180,7 +1183,10 @@ impl<K, V, L> Builder<K, V, L> {
         self.given.rest.set.lease_wait = Some(wait);
         self
     }
+}
 
+/// # Rarely set
+impl<K, V, L> Builder<K, V, L> {
     /// How many keys and tags may wait for L2 to come back, to be invalidated then. Default: 10 000. If more keys and
     /// tags wait, the whole namespace is cleared instead; until then this instance uses no key of the namespace.
     pub fn max_deferred(mut self, keys: usize) -> Self {

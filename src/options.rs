@@ -92,27 +92,6 @@ pub(crate) struct Tuned {
     pub(crate) lease_wait: Duration,
 }
 
-/// The names of these options, and of those that the cache has calls for.
-pub(crate) const TUNED: [&str; 17] = [
-    "enabled",
-    "enabled_for",
-    "l1_capacity",
-    "max_concurrent_loads",
-    "l1_ttl",
-    "l2_ttl",
-    "soft_ttl",
-    "refresh_ahead",
-    "fallback_throttle",
-    "stale_wait",
-    "error_ttl",
-    "jitter",
-    "verify",
-    "mode",
-    "max_value_size",
-    "load_timeout",
-    "lease_wait",
-];
-
 /// The longest encoded value that any setting allows.
 pub(crate) const MAX_VALUE_BYTES: usize = 64 << 20;
 /// As many as there can be.
@@ -121,72 +100,40 @@ pub(crate) const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 impl Options {
     /// The options that were set, and the defaults of the others.
     pub(crate) fn new(namespace: String, set: &Settings, clock: Clock) -> Self {
-        // The server is not an option of the cache: it becomes its L2. The pattern has no `..`: an option that is
-        // missing here does not compile.
-        let &Settings {
-            redis: _,
-            enabled,
-            enabled_for,
-            l1_capacity,
-            l1_ttl,
-            l2_ttl,
-            sliding,
-            soft_ttl,
-            refresh_ahead,
-            stale_if_error,
-            fallback_throttle,
-            stale_wait,
-            error_ttl,
-            jitter,
-            max_staleness,
-            verify,
-            track_hot_keys,
-            size_advice,
-            mode,
-            max_value_size,
-            l2_timeout,
-            load_timeout,
-            max_concurrent_loads,
-            batch_loads,
-            lease_ttl,
-            lease_wait,
-            max_deferred,
-            partitions,
-        } = set;
         Self {
             namespace,
             clock,
             throttle: Throttle::default(),
-            enabled: enabled.unwrap_or(true),
-            enabled_for: enabled_for.unwrap_or(1.0),
-            l1_capacity: l1_capacity.unwrap_or(L1Capacity::Entries(10_000)),
-            sliding,
-            stale_if_error: stale_if_error.unwrap_or(Duration::ZERO),
-            max_staleness: max_staleness.unwrap_or(Duration::from_secs(2)),
-            track_hot_keys: track_hot_keys.unwrap_or(false),
-            size_advice: size_advice.unwrap_or(false),
-            l2_timeout: l2_timeout.unwrap_or(Duration::from_millis(500)),
-            max_concurrent_loads: max_concurrent_loads.unwrap_or(MOST_LOADS),
-            batch_loads,
-            lease_ttl: lease_ttl.unwrap_or(Duration::from_secs(2)),
-            max_deferred: max_deferred.unwrap_or(10_000),
-            partitions,
+            enabled: set.enabled.unwrap_or(true),
+            enabled_for: set.enabled_for.unwrap_or(1.0),
+            l1_capacity: set.l1_capacity.unwrap_or(L1Capacity::Entries(10_000)),
+            sliding: set.sliding,
+            stale_if_error: set.stale_if_error.unwrap_or(Duration::ZERO),
+            max_staleness: set.max_staleness.unwrap_or(Duration::from_secs(2)),
+            track_hot_keys: set.track_hot_keys.unwrap_or(false),
+            size_advice: set.size_advice.unwrap_or(false),
+            l2_timeout: set.l2_timeout.unwrap_or(Duration::from_millis(500)),
+            max_concurrent_loads: set.max_concurrent_loads.unwrap_or(MOST_LOADS),
+            batch_loads: set.batch_loads,
+            lease_ttl: set.lease_ttl.unwrap_or(Duration::from_secs(2)),
+            max_deferred: set.max_deferred.unwrap_or(10_000),
+            partitions: set.partitions,
             is_listed: true,
             instance_name: String::new(),
             tuned: ArcSwap::from_pointee(Tuned {
-                l1_ttl,
-                l2_ttl,
-                soft_ttl,
-                refresh_ahead,
-                fallback_throttle: fallback_throttle.unwrap_or(DEFAULT_THROTTLE),
-                stale_wait: stale_wait.unwrap_or(Duration::ZERO),
-                error_ttl: error_ttl.unwrap_or(Duration::ZERO),
-                jitter: jitter.unwrap_or(0.1),
-                verify: verify.unwrap_or(0.0),
-                mode: mode.unwrap_or(Mode::Strict),
-                max_value_size: max_value_size.unwrap_or(8 << 20),
-                load_timeout: load_timeout.unwrap_or(Duration::from_secs(30)),
-                lease_wait: lease_wait.unwrap_or(Duration::from_secs(5)),
+                l1_ttl: set.l1_ttl,
+                l2_ttl: set.l2_ttl,
+                soft_ttl: set.soft_ttl,
+                refresh_ahead: set.refresh_ahead,
+                fallback_throttle: set.fallback_throttle.unwrap_or(DEFAULT_THROTTLE),
+                stale_wait: set.stale_wait.unwrap_or(Duration::ZERO),
+                error_ttl: set.error_ttl.unwrap_or(Duration::ZERO),
+                jitter: set.jitter.unwrap_or(0.1),
+                verify: set.verify.unwrap_or(0.0),
+                mode: set.mode.unwrap_or(Mode::Strict),
+                max_value_size: set.max_value_size.unwrap_or(8 << 20),
+                load_timeout: set.load_timeout.unwrap_or(Duration::from_secs(30)),
+                lease_wait: set.lease_wait.unwrap_or(Duration::from_secs(5)),
             }),
         }
     }
@@ -457,40 +404,49 @@ fn works(duration: &Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    /// An option that is named, and is no part of `Tuned`, would change without an effect.
+    fn live(set: &Settings) -> Tuned {
+        Options::new("test".to_owned(), set, Clock::manual()).tuned()
+    }
+
+    /// An option that is live in the list, and no part of `Tuned`, would change without an effect.
     #[test]
-    fn the_options_that_can_be_changed_are_those_that_are_named() {
-        let options = |set: &Settings| Options::new("test".to_owned(), set, Clock::manual());
-        let none = options(&Settings::default()).tuned();
-        let set = r#"{
-            "redis": "redis://host", "enabled": false, "enabled_for": 0.5, "l1_capacity": 7, "l1_ttl": "1s",
-            "l2_ttl": "2h", "sliding": "30m", "soft_ttl": "1m", "refresh_ahead": 0.8, "stale_if_error": "1d",
-            "fallback_throttle": "250ms", "stale_wait": "1s", "error_ttl": "2s", "jitter": 0.25,
-            "max_staleness": "500ms", "verify": 0.5, "track_hot_keys": true, "size_advice": true,
-            "mode": "available:1m", "max_value_size": 1000, "l2_timeout": "100ms", "load_timeout": "5s",
-            "max_concurrent_loads": 32, "batch_loads": "2ms,100", "lease_ttl": "3s", "lease_wait": "4s",
-            "max_deferred": 9, "partitions": 8
-        }"#;
-        let all: serde_json::Map<_, _> = serde_json::from_str(set).unwrap();
-        let everything: Settings = serde_json::from_str(set).unwrap();
-        assert_eq!(
-            everything.differing(&Settings::default()).count(),
-            all.len()
-        );
+    fn the_options_that_change_at_once_are_those_of_the_list() {
+        let every_option = include_str!("settings/every_option.json");
+        let every_option: serde_json::Map<_, _> = serde_json::from_str(every_option).unwrap();
         let by_call = [
             "enabled",
             "enabled_for",
             "l1_capacity",
             "max_concurrent_loads",
         ];
-        for (name, value) in all {
-            let one = serde_json::json!({ &name: value });
+        for name in Settings::NAMES {
+            let one = serde_json::json!({ *name: every_option[*name] });
             let one: Settings = serde_json::from_value(one).unwrap();
-            assert!(one.differing(&Settings::default()).eq([name.as_str()]));
-            let is_tuned = options(&one).tuned() != none || by_call.contains(&name.as_str());
-            assert_eq!(TUNED.contains(&name.as_str()), is_tuned, "{name}");
+            assert!(one.differing(&Settings::default()).eq([*name]));
+            let is_tuned = live(&one) != live(&Settings::default()) || by_call.contains(name);
+            assert_eq!(Settings::is_live(name), is_tuned, "{name}");
         }
+    }
+
+    #[test]
+    fn the_options_that_change_at_once_are_documented() {
+        let docs =
+            include_str!("cache/operate.rs").split("/// An option that `settings` leaves out");
+        let docs = docs
+            .last()
+            .unwrap()
+            .split("/// An option that is as in")
+            .next();
+        let documented = docs.unwrap().split('`').skip(1).step_by(2);
+        let documented: BTreeSet<&str> =
+            documented.filter(|name| Settings::is_live(name)).collect();
+        let live = Settings::NAMES
+            .iter()
+            .filter(|name| Settings::is_live(name));
+        assert_eq!(documented, live.copied().collect());
     }
 }

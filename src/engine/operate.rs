@@ -18,7 +18,7 @@ use super::switch::{Bypassed, MOST_BYPASSED, Switch};
 use super::write::Writes;
 use crate::error::{BuildError, L2Error, Misuse, WriteError};
 use crate::key::Key;
-use crate::options::{Options, TUNED};
+use crate::options::Options;
 use crate::settings::{AppliedSettings, Settings};
 use crate::stats::{Health, HotKey, SizeAdvice, Stats};
 use crate::token::Token;
@@ -164,7 +164,7 @@ impl Engine {
         let (before, after) = (settings.with(&last), settings.with(operator));
         let is_other_unit = !of.options.l1_capacity.is_of_unit(wanted.l1_capacity);
         let can_change =
-            |name: &&str| TUNED.contains(name) && !(*name == "l1_capacity" && is_other_unit);
+            |name: &&str| Settings::is_live(name) && !(*name == "l1_capacity" && is_other_unit);
         let changed: Vec<_> = before.differing(&after).filter(can_change).collect();
         // Those with which the cache was built still count, however often other settings came since.
         let differing = settings.built.differing(&after);

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::io;
 
 use super::input::Input;
-use crate::{BuildError, Builder, Cache, Invalidation, MemoryL2, Mode, RedisL2, RefreshAhead};
+use crate::{BuildError, Builder, Cache, Invalidation, MemoryL2, RedisL2, Settings};
 
 /// A password that no error shows. It is in the URL wherever the bytes have a `*`.
 const SECRET: &str = "s3cr3t-pa55";
@@ -33,7 +33,7 @@ pub fn builder(bytes: &[u8]) {
         1 => builder.l2(MemoryL2::new()),
         _ => builder,
     };
-    // To make room for entries takes a thousand times as long as all the rest.
+    // As below.
     if options < 250 {
         builder = builder.l1_capacity(0);
     }
@@ -81,45 +81,46 @@ fn set(
     options: u8,
     input: &mut Input<'_>,
 ) -> Builder<String, String> {
-    match input.u8() % 29 {
-        0 if options < 250 => builder,
-        0 => builder.l1_capacity(input.u64()),
-        1 => builder.l1_ttl(input.duration()),
-        2 => builder.l2_ttl(input.duration()),
-        3 => builder.sliding(input.duration()),
-        4 => builder.soft_ttl(input.duration()),
-        5 => builder.stale_if_error(input.duration()),
-        6 => builder.fallback_throttle(input.duration()),
-        7 => builder.stale_wait(input.duration()),
-        8 => builder.error_ttl(input.duration()),
-        9 => builder.jitter(f64::from_bits(input.u64())),
-        10 => builder.max_staleness(input.duration()),
-        11 => builder.mode(Mode::Available {
-            limit: input.duration(),
-        }),
-        12 => builder.max_value_size(input.usize()),
-        13 => builder.l2_timeout(input.duration()),
-        14 => builder.load_timeout(input.duration()),
-        15 => builder.max_concurrent_loads(input.usize()),
-        16 => builder.lease_ttl(input.duration()),
-        17 => builder.lease_wait(input.duration()),
-        18 => builder.max_deferred(input.usize()),
-        19 => builder.type_tag(input.text()),
-        20 => builder.schema_version(u32::from(input.u8())),
-        21 => builder.refresh_ahead(f64::from_bits(input.u64())),
-        22 => builder.refresh_ahead(RefreshAhead::XFetch(f64::from_bits(input.u64()))),
-        23 => builder.batch_loads(input.duration(), input.usize()),
-        24 => builder.listen_to(name(input), |_| vec![Invalidation::all()]),
+    match input.u8() % 16 {
+        0 => builder.type_tag(input.text()),
+        1 => builder.schema_version(u32::from(input.u8())),
+        2 => builder.listen_to(name(input), |_| vec![Invalidation::all()]),
         #[cfg(feature = "json")]
-        25 => builder.publish_changes(name(input)),
-        26 => {
+        3 => builder.publish_changes(name(input)),
+        4 => {
             let ttl = input.duration();
             builder.ttl_of(move |_| Some(ttl))
         }
-        // As above.
-        27 if options < 250 => builder.l1_capacity_bytes(0),
-        27 => builder.l1_capacity_bytes(input.u64()),
-        _ => builder.l1_weigher(|_, _| u32::MAX),
+        5 => builder.l1_weigher(|_, _| u32::MAX),
+        _ => {
+            let number = usize::from(input.u8()) % Settings::NAMES.len();
+            let option = Settings::NAMES.get(number).copied().unwrap_or_default();
+            let value = option_value(input);
+            // To make room for entries takes a thousand times as long as all the rest.
+            if option == "l1_capacity" && options < 250 {
+                return builder;
+            }
+            match Settings::of_one(option, &value) {
+                Ok(one) => builder.settings(&one),
+                Err(_) => builder,
+            }
+        }
+    }
+}
+
+/// The value of an option, in one of the forms that options have.
+fn option_value(input: &mut Input<'_>) -> String {
+    let form = input.u8();
+    let mut duration = || format!("{}ns", input.duration().as_nanos());
+    match form % 8 {
+        0 => "max".to_owned(),
+        1 => duration(),
+        2 => format!("available:{}", duration()),
+        3 => format!("{},{}", duration(), input.usize()),
+        4 => input.u64().to_string(),
+        5 => f64::from_bits(input.u64()).to_string(),
+        6 => format!("xfetch:{}", f64::from_bits(input.u64())),
+        _ => input.text(),
     }
 }
 

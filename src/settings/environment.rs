@@ -44,6 +44,11 @@ impl Settings {
     pub fn from_env(prefix: &str) -> Result<Self, SettingsError> {
         Ok(read(prefix, false, env::vars_os())?.all)
     }
+
+    /// Settings with one option, whose value is written as in a file.
+    pub(crate) fn of_one(option: &str, value: &str) -> Result<Self, value::Error> {
+        Self::deserialize(MapDeserializer::new(iter::once((option, value))))
+    }
 }
 
 impl ServiceSettings {
@@ -107,9 +112,7 @@ fn read(
             mistakes.push(format!("{name} is not the name of an option"));
             continue;
         }
-        // As from a file in which this option stands alone.
-        let file = MapDeserializer::<_, value::Error>::new(iter::once((option, &*value)));
-        match Settings::deserialize(file) {
+        match Settings::of_one(option, &value) {
             Ok(set) => {
                 let settings = match cache {
                     Some(cache) => settings.caches.entry(cache.to_owned()).or_default(),

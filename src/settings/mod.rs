@@ -153,10 +153,11 @@ pub struct Settings {
 }
 
 /// All that lists the options, from their names. Each is a field of [`Settings`]: without one of them this does not
-/// compile.
+/// compile. An option is `live` if [`Cache::apply_settings`](crate::Cache::apply_settings) changes it while the cache
+/// runs, and `fixed` if it does not.
 // The struct itself is written out, as a field that a macro makes has no definition for an editor to go to.
 macro_rules! options {
-    ($($name:ident),* $(,)?) => {
+    ($($changes:ident $name:ident),* $(,)?) => {
         impl Settings {
             /// Each option that is set; each other one as `others` have it.
             fn or(self, others: Self) -> Self {
@@ -166,7 +167,15 @@ macro_rules! options {
             }
 
             /// The names of all options.
-            const NAMES: &[&str] = &[$(stringify!($name)),*];
+            pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            /// Whether the option of this name may change while the cache runs.
+            pub(crate) fn is_live(name: &str) -> bool {
+                match name {
+                    $(stringify!($name) => stringify!($changes) == "live",)*
+                    _ => false,
+                }
+            }
 
             /// Each option with its name, and its value if it is set.
             fn named(&self) -> [(&'static str, Option<&dyn fmt::Debug>); Self::NAMES.len()] {
@@ -182,34 +191,34 @@ macro_rules! options {
 }
 
 options! {
-    redis,
-    enabled,
-    enabled_for,
-    l1_capacity,
-    l1_ttl,
-    l2_ttl,
-    sliding,
-    soft_ttl,
-    refresh_ahead,
-    stale_if_error,
-    fallback_throttle,
-    stale_wait,
-    error_ttl,
-    jitter,
-    max_staleness,
-    verify,
-    track_hot_keys,
-    size_advice,
-    mode,
-    max_value_size,
-    l2_timeout,
-    load_timeout,
-    max_concurrent_loads,
-    batch_loads,
-    lease_ttl,
-    lease_wait,
-    max_deferred,
-    partitions,
+    fixed redis,
+    live enabled,
+    live enabled_for,
+    live l1_capacity,
+    live l1_ttl,
+    live l2_ttl,
+    fixed sliding,
+    live soft_ttl,
+    live refresh_ahead,
+    fixed stale_if_error,
+    live fallback_throttle,
+    live stale_wait,
+    live error_ttl,
+    live jitter,
+    fixed max_staleness,
+    live verify,
+    fixed track_hot_keys,
+    fixed size_advice,
+    live mode,
+    live max_value_size,
+    fixed l2_timeout,
+    live load_timeout,
+    live max_concurrent_loads,
+    fixed batch_loads,
+    fixed lease_ttl,
+    live lease_wait,
+    fixed max_deferred,
+    fixed partitions,
 }
 
 impl Settings {

@@ -5,41 +5,13 @@ use std::time::Duration;
 use larder::{
     Cache, Caches, Clock, L1Capacity, MemoryL2, Mode, RefreshAhead, ServiceSettings, Settings,
 };
-use serde_json::{Value, from_value, json, to_value};
+use serde_json::{Value, from_str, from_value, json, to_value};
 
 use crate::support::eventually::eventually;
 
+/// Each option once.
 fn all() -> Value {
-    json!({
-        "redis": "redis://:secret@127.0.0.1:1/2",
-        "enabled": false,
-        "enabled_for": 0.5,
-        "l1_capacity": 7,
-        "l1_ttl": "1s",
-        "l2_ttl": "1h",
-        "sliding": "30m",
-        "soft_ttl": "1m30s",
-        "refresh_ahead": 0.8,
-        "stale_if_error": "1d",
-        "fallback_throttle": "250ms",
-        "stale_wait": "max",
-        "error_ttl": "2s",
-        "jitter": 0.25,
-        "max_staleness": "500ms",
-        "verify": 0.5,
-        "track_hot_keys": true,
-        "size_advice": true,
-        "mode": "available:1m",
-        "max_value_size": 1000,
-        "l2_timeout": "100ms",
-        "load_timeout": "5s",
-        "max_concurrent_loads": 32,
-        "batch_loads": "2ms,100",
-        "lease_ttl": "3s",
-        "lease_wait": "4s",
-        "max_deferred": 9,
-        "partitions": 8,
-    })
+    from_str(include_str!("../../src/settings/every_option.json")).unwrap()
 }
 
 #[test]
