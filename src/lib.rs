@@ -124,6 +124,9 @@ pub mod codec {
 #[cfg_attr(docsrs, doc(cfg(feature = "inspect")))]
 pub mod inspect {
     pub use crate::l2::redis::inspect::*;
+    pub use crate::l2::store_types::{
+        Key, Kind, Lifetime, Member, Message, PartitionNumber, Stamp, TagVersion, Version,
+    };
 }
 
 /// For tests that no code of users runs while this crate holds a lock.

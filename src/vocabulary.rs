@@ -90,8 +90,6 @@ impl fmt::Display for ByteSize {
 }
 
 /// A partition's clock.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionClock {
     /// Names this incarnation of the store: the process and the history of its data. After a restart or a failover it
@@ -117,8 +115,6 @@ pub(crate) const MOST_PARTITIONS: u16 = 16;
 pub(crate) const MOST_BYPASSED_BY_FLEET: usize = 16;
 
 /// Which of the partitions of a namespace.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionNumber {
     /// From zero.
@@ -340,8 +336,6 @@ impl Invalidation {
 }
 
 /// Which stored values a [`Partition::acquire_lease`](crate::l2::Partition::acquire_lease) is content with.
-///
-/// Complete: a store carries out every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptedValue {
     /// Any usable one.

@@ -23,7 +23,7 @@ cargo clippy --locked --lib --no-default-features --features bincode -- -D warni
 cargo test --locked --no-default-features --features bincode --lib --test codec --test named_codec
 
 # All but bincode, which is on by default.
-features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,write-behind,metrics,macros
+features=json,postcard,messagepack,compression,encryption,tls-ring,cluster,inspect,uuid,write-behind,metrics,macros,unstable-store
 for feature in "" json postcard messagepack compression encryption write-behind "$features"; do
     step "without bincode, features: ${feature:-none}"
     cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings

@@ -5,8 +5,6 @@ use std::time::Duration;
 use super::{AcceptedValue, Bytes, Stamp};
 
 /// The parameters of [`Partition::acquire_lease`](super::Partition::acquire_lease).
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRequest {
     /// How long the lease lasts unless renewed; zero asks for a usable value only.
@@ -49,8 +47,6 @@ pub enum LeaseReply {
 }
 
 /// The right to fill a key, gone after an invalidation of it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Names the lease: random, and no other lease has it.

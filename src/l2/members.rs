@@ -13,8 +13,6 @@ use super::{Key, random};
 pub(crate) const HEARTBEATS: u32 = 3;
 
 /// How an instance introduces itself to a partition.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
     /// A random number that no other instance has.
@@ -24,8 +22,6 @@ pub struct MemberInfo {
 }
 
 /// How far an instance is with a partition's messages.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The epoch of the partition.
@@ -40,8 +36,6 @@ impl Applied {
 }
 
 /// An instance, as a partition knows it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// How it introduced itself.
@@ -65,8 +59,6 @@ impl Member {
 }
 
 /// The instances that a partition knows.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
     /// Names this list: a random number. A list that may have lost members gets another one.
@@ -130,8 +122,6 @@ impl Noted {
 }
 
 /// The counters of one instance, for [`Partition::store_counts`](super::Partition::store_counts).
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredCounts<'a> {
     /// The id of the instance.
@@ -147,8 +137,6 @@ pub struct StoredCounts<'a> {
 
 /// The keys that all instances leave out of the cache, as the answer to
 /// [`Partition::store_counts`](super::Partition::store_counts).
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetBypass {
     /// Milliseconds of the store's own time.

@@ -8,10 +8,6 @@ use super::{EncodedValue, Kind, Stamp, Version};
 
 /// A change of a partition, for [`Partition::write`](super::Partition::write). It is one atomic step for all keys of its
 /// [`Batch`].
-///
-/// Complete: a store carries out every step, so a new step is a breaking change. `Append` exists with the feature
-/// `write-behind`, which any crate of a program may turn on: a store that is built without the feature needs a `_` arm
-/// for it, with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Stores values whatever was there, and ends all leases on the keys. All values get one version, so no key may be
@@ -116,8 +112,6 @@ impl Step {
 }
 
 /// The keys of one [`Step`], and all else that it needs.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
     /// Keys, tags or prefixes.
@@ -153,8 +147,6 @@ impl Written {
 }
 
 /// A change that a partition has accepted and published.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteAck {
     /// Which version it was given, and when.

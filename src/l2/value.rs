@@ -3,8 +3,6 @@
 use super::{Lifetime, Stamp, Ttls};
 
 /// The last invalidation of a tag, as a [`Partition`](super::Partition) knows it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TagVersion {
     /// The epoch in which the store has known it since.
@@ -14,8 +12,6 @@ pub struct TagVersion {
 }
 
 /// The lifetime of a value from now on.
-///
-/// Complete: a store carries out every variant, so a new variant is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewLifetime {
     /// So long, whatever was said before. The soft TTL and the TTL in L1 stay as they are.
@@ -25,8 +21,6 @@ pub enum NewLifetime {
 }
 
 /// The answer to a [`Partition::touch`](super::Partition::touch).
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touched {
     /// The version of the change, if it was published: the lifetime is shorter than before.
@@ -38,8 +32,6 @@ pub struct Touched {
 }
 
 /// A value ready to be stored.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Debug)]
 pub struct EncodedValue {
     /// All but the stamp; the TTLs are in it, too.

@@ -32,8 +32,6 @@ pub trait WriteStream: Send + Sync {
 }
 
 /// How a value is appended, for [`Step::Append`](super::Step::Append).
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     /// The key itself.
@@ -46,8 +44,6 @@ pub struct Append {
 }
 
 /// A write that waits, or is a dead letter.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// Where it is in its stream.
@@ -65,8 +61,6 @@ pub struct Waiting {
 }
 
 /// The name of an entry of a stream: a time of the store in milliseconds, and a number. It rises.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamId {
     /// The time, at which the store's clock was, or later.
@@ -79,8 +73,6 @@ pub struct StreamId {
 pub(super) const MOST_BYTES: usize = 1 << 20;
 
 /// The writes that a worker has settled.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug)]
 pub struct Settled<'a> {
     /// These writes, of which the last one of each key counts.
@@ -106,8 +98,6 @@ impl<'a> Settled<'a> {
 }
 
 /// How much waits in a stream of writes.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// How many writes.

@@ -68,8 +68,6 @@ const CHECKSUM_AT: usize = TIMES_LENGTH + 16;
 pub(crate) const PAYLOAD_AT: usize = TIMES_LENGTH + 24;
 
 /// When L2 accepted a write, in the order of all writes of one partition.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// The epoch in which it was written; versions compare only within one.
@@ -98,8 +96,6 @@ impl Stamp {
 }
 
 /// How long a value is stored after it was written.
-///
-/// Complete: a store heeds every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttls {
     /// How long it is valid.
@@ -150,8 +146,6 @@ impl Ttls {
 }
 
 /// Until when a value is fresh and valid, in milliseconds of L2's own time; and how long L1 may hold it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// From when on it is stale. `None`: never.

@@ -22,8 +22,6 @@ const MAGIC: [u8; 3] = *b"LM\x01";
 const LEASE_ENDED: &[u8] = b"LE\x01";
 
 /// A change of a partition, as its subscribers receive it.
-///
-/// Complete: a store sets every field, so a new field is a breaking change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The epoch in which it happened.

@@ -7,10 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use larder::L2Error;
 use larder::inspect::{
-    FleetState, LogState, MissingRights, Namespace, PartitionAudit, RightsFor, StoredKey,
+    FleetState, LogState, Member, MissingRights, Namespace, PartitionAudit, RightsFor, StoredKey,
     UnusableReason, Watch,
 };
-use larder::l2::Member;
 use serde_json::{Value, json};
 
 use crate::Outcome;

@@ -7,8 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use futures::FutureExt;
 use futures::future::join_all;
-use larder::inspect::{FleetState, LoggedChange, Namespace, Watch};
-use larder::l2::{Kind, Message, PartitionNumber};
+use larder::inspect::{FleetState, Kind, LoggedChange, Message, Namespace, PartitionNumber, Watch};
 use serde_json::json;
 use tokio::time::Instant;
 

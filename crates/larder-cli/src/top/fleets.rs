@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use larder::RedisL2;
-use larder::inspect::{FleetState, StoredCounters, Watch};
-use larder::l2::Member;
+use larder::inspect::{FleetState, Member, StoredCounters, Watch};
 use larder::stats::Stats;
 
 use crate::server::unknown;
