@@ -22,10 +22,10 @@ use crate::engine::{
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
-use crate::l2::{L2, L2Error, RedisL2, Server};
+use crate::l2::{L2, RedisL2, Server};
 use crate::loaded::{Loaded, with_tags};
 use crate::loading::LoadingCache;
-use crate::options::Options;
+use crate::options::{Options, mistake_in_name};
 use crate::settings::{AllSettings, Settings};
 use crate::util::logged_once::LoggedOnce;
 use crate::util::partial_debug::partial_debug;
@@ -83,8 +83,8 @@ struct OtherOptions {
     clock: Clock,
     type_tag: String,
     schema_version: u32,
-    /// Why there is no L2.
-    bad_l2: Option<L2Error>,
+    /// The server of the L2, which is made of it when all options are known.
+    server: Option<Server>,
     /// Whether code has set the L2 by `l2`, and not by `redis`: settings do not replace it.
     has_own_l2: bool,
     /// Overrides the options that were set by code.
@@ -268,6 +268,28 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
+    /// Puts a text before the names of all keys and channels in Redis, as [`RedisL2::key_prefix`] does: for a server that
+    /// several teams share, each with the keys that its ACL allows. Default: none.
+    ///
+    /// For the server of [`redis`](Self::redis). It has no effect beside [`l2`](Self::l2): a [`RedisL2`] of your own has its
+    /// prefix already.
+    ///
+    /// ```
+    /// use larder::Cache;
+    ///
+    /// // The keys are `svc:{catalog:product.0}:KEY`: the user needs `~svc:* &svc:*`.
+    /// let products: Cache<u64, String> = Cache::builder("catalog:product")
+    ///     .redis("redis://127.0.0.1:6379")
+    ///     .redis_prefix("svc:")
+    ///     .build()?;
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    #[doc(alias("key_prefix", "namespace"))]
+    pub fn redis_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.given.rest.set.redis_prefix = Some(prefix.into());
+        self
+    }
+
     /// Uses this store as L2, such as [`MemoryL2`](crate::MemoryL2) or [`RedisL2`].
     ///
     /// Without `l2` and [`redis`](Self::redis) the cache has L1 only.
@@ -276,7 +298,7 @@ impl<K, V, L> Builder<K, V, L> {
     }
 
     pub(crate) fn boxed_l2(mut self, l2: Box<dyn L2>) -> Self {
-        (self.given.parts.l2, self.given.rest.bad_l2) = (Some(l2), None);
+        (self.given.parts.l2, self.given.rest.server) = (Some(l2), None);
         self.given.rest.has_own_l2 = true;
         self
     }
@@ -1290,15 +1312,12 @@ impl Given {
     }
 
     fn set_server(&mut self, server: Server) {
-        (self.parts.l2, self.rest.bad_l2) = match RedisL2::shared(server) {
-            Ok(l2) => (Some(Box::new(l2) as _), None),
-            Err(error) => (None, Some(error)),
-        };
+        (self.parts.l2, self.rest.server) = (None, Some(server));
     }
 
     fn set_all(&mut self, settings: &Settings) {
         self.rest.set = mem::take(&mut self.rest.set).overridden_by(settings);
-        // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
+        // At once, so that the last call counts: this one or `redis`.
         if let Some(server) = &settings.redis
             && !self.rest.has_own_l2
         {
@@ -1311,7 +1330,19 @@ impl Given {
         let last = mem::take(&mut self.rest.last);
         let code = self.rest.set.clone();
         self.set_all(&last);
-        let Self { parts, rest } = self;
+        let Self { mut parts, rest } = self;
+        let prefix = rest.set.redis_prefix.as_deref().unwrap_or_default();
+        let has_prefix_in_vain = rest.server.is_none() && parts.l2.is_some() && !prefix.is_empty();
+        let mistake_in_prefix = mistake_in_name(prefix);
+        let prefix = mistake_in_prefix.map_or(prefix, |_| "");
+        let bad_l2 = match rest.server.map(|server| RedisL2::shared(server, prefix)) {
+            None => None,
+            Some(Ok(l2)) => {
+                parts.l2 = Some(Box::new(l2));
+                None
+            }
+            Some(Err(error)) => Some(error),
+        };
         // A clock that was set comes before the clock of the L2.
         let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());
         let clock = of_l2.filter(|_| rest.clock.is_system());
@@ -1323,6 +1354,7 @@ impl Given {
         };
         let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
+        mistakes.extend(mistake_in_prefix.map(|mistake| format!("redis_prefix {mistake}")));
         if batch.is_some() && !has_loader_of_many {
             let mistake = "batch_loads needs read_through_many: no other loader takes many keys";
             mistakes.push(mistake.to_owned());
@@ -1335,10 +1367,10 @@ impl Given {
         }
         // An L2 that cannot be used is a mistake of its own.
         let has_channels =
-            rest.bad_l2.is_some() || parts.l2.as_ref().is_some_and(|l2| l2.has_channels());
+            bad_l2.is_some() || parts.l2.as_ref().is_some_and(|l2| l2.has_channels());
         mistakes.extend(mistakes_in_channels(&parts, has_channels));
-        if !mistakes.is_empty() || rest.bad_l2.is_some() {
-            return Err(BuildError::new(&options.namespace, mistakes, rest.bad_l2));
+        if !mistakes.is_empty() || bad_l2.is_some() {
+            return Err(BuildError::new(&options.namespace, mistakes, bad_l2));
         }
         let namespace = options.namespace.as_str();
         if options.clock.ignores_pause() {
@@ -1347,7 +1379,8 @@ impl Given {
                 "the time of this runtime is paused, and that of the cache is not: build it on a MemoryL2::with_clock(Clock::tokio()), or with that clock"
             );
         }
-        for (option, needed) in options.without_effect() {
+        let prefix = has_prefix_in_vain.then_some(("redis_prefix", "redis"));
+        for (option, needed) in options.without_effect().chain(prefix) {
             warn!(
                 namespace,
                 option, needed, "an option has no effect without another one"

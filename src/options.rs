@@ -143,6 +143,7 @@ impl Options {
         let tuned = self.tuned();
         Settings {
             redis: None,
+            redis_prefix: None,
             enabled: None,
             enabled_for: None,
             l1_capacity: None,
@@ -369,20 +370,26 @@ impl Options {
 
 fn mistake_in_namespace(namespace: &str) -> Option<String> {
     const EXAMPLE: &str = "name it after the service and what it holds, like catalog:product";
-    let what = if namespace.is_empty() {
-        "is empty"
-    } else if namespace.contains(['{', '}']) {
-        "has a brace, which Redis Cluster gives a meaning"
-    } else if namespace.len() > 256 {
-        "is over 256 bytes"
-    } else if namespace.contains(char::is_control) {
-        "has a control character"
-    } else if namespace.contains(char::is_whitespace) {
-        "has a space, which ends a name in the log and in redis-cli"
-    } else {
-        return None;
+    let mistake = match namespace {
+        "" => "is empty",
+        name => mistake_in_name(name)?,
     };
-    Some(format!("the namespace {what}; {EXAMPLE}"))
+    Some(format!("the namespace {mistake}; {EXAMPLE}"))
+}
+
+/// What is wrong with a text that all names of keys have.
+pub(crate) fn mistake_in_name(name: &str) -> Option<&'static str> {
+    if name.contains(['{', '}']) {
+        Some("has a brace, which Redis Cluster gives a meaning")
+    } else if name.len() > 256 {
+        Some("is over 256 bytes")
+    } else if name.contains(char::is_control) {
+        Some("has a control character")
+    } else if name.contains(char::is_whitespace) {
+        Some("has a space, which ends a name in the log and in redis-cli")
+    } else {
+        None
+    }
 }
 
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
     python3 invalidate.py redis://127.0.0.1:6379/0 shop:price key:tea tag:tenant:7
     python3 invalidate.py redis://127.0.0.1:6379/0 shop:price clear
     python3 invalidate.py redis://127.0.0.1:6379/0 shop:price partitions:4 key:tea
+    python3 invalidate.py redis://127.0.0.1:6379/0 shop:price prefix:svc: key:tea
 
 With redis-py (`pip install redis`), or without it over a plain socket, which knows neither TLS nor passwords.
 """
@@ -31,11 +32,14 @@ def hash_tag(namespace, number, partitions):
 
 
 class Cache:
-    """The cache of one namespace, which has as many partitions as its builder was told."""
+    """The cache of one namespace, with as many partitions, and with the prefix of keys, that its builder was told."""
 
-    def __init__(self, script, namespace, database=0, partitions=1):
-        self.script, self.only = script, "{" + hash_tag(namespace, 0, 1) + "}"
-        self.partitions = [Partition(script, hash_tag(namespace, number, partitions), database) for number in range(partitions)]
+    def __init__(self, script, namespace, database=0, partitions=1, prefix=""):
+        def start(number, of):
+            return prefix + "{" + hash_tag(namespace, number, of) + "}"
+
+        self.script, self.only = script, start(0, 1)
+        self.partitions = [Partition(script, start(number, partitions), database) for number in range(partitions)]
 
     def invalidate(self, keys=(), tags=()):
         """Up to 256 keys, as Redis shows them after the hash tag and a colon, and up to 256 tags: a step for each partition."""
@@ -60,23 +64,23 @@ class Cache:
 
 
 class Partition:
-    """One partition. `script` is what register_script(SCRIPT) of redis-py returns, or the like."""
+    """One partition, whose keys begin with `start`. `script` is what register_script(SCRIPT) of redis-py returns, or the like."""
 
-    def __init__(self, script, tag, database):
-        self.script, self.prefix, self.database = script, "{" + tag + "}", database
+    def __init__(self, script, start, database):
+        self.script, self.start, self.database = script, start, database
 
     def invalidate(self, keys, tags):
         names = []
         for key in keys:
-            names += [f"{self.prefix}:{key}", f"{self.prefix}!lease:{key}"]
-        names += [f"{self.prefix}!tag:{tag}" for tag in tags]
+            names += [f"{self.start}:{key}", f"{self.start}!lease:{key}"]
+        names += [f"{self.start}!tag:{tag}" for tag in tags]
         self._run(names, "invalidate")
 
     def clear(self):
         self._run([], "clear")
 
     def _run(self, names, what):
-        names = [f"{self.prefix}!clock", f"{self.prefix}!log", *names]
+        names = [f"{self.start}!clock", f"{self.start}!log", *names]
         self.script(keys=names, args=[what, self.database, uuid.uuid4().hex])
 
 
@@ -104,7 +108,7 @@ def main(url, namespace, *what):
         script = redis.Redis.from_url(url).register_script(SCRIPT)
     except ImportError:
         script = plain_script(urlsplit(url))
-    names = {"key": [], "tag": [], "partitions": []}
+    names = {"key": [], "tag": [], "partitions": [], "prefix": []}
     for text in what:
         if text == "clear":
             continue
@@ -113,7 +117,8 @@ def main(url, namespace, *what):
             sys.exit(f"{text}: begin it with key: or tag:, or say clear and nothing else")
         names[kind].append(name)
     partitions = int(names["partitions"].pop()) if names["partitions"] else 1
-    cache = Cache(script, namespace, int(urlsplit(url).path.strip("/") or 0), partitions)
+    prefix = names["prefix"].pop() if names["prefix"] else ""
+    cache = Cache(script, namespace, int(urlsplit(url).path.strip("/") or 0), partitions, prefix)
     if "clear" not in what:
         cache.invalidate(keys=names["key"], tags=names["tag"])
     elif names["key"] or names["tag"]:

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::input::Input;
 use crate::key::{CacheKey, MAX_KEY_BYTES, redis_key};
-use crate::l2::redis::names::{CLOCK, DONE, HOLD, LEASE, LOG, MEMBERS, Names, TAG_VERSION, VALUE};
+use crate::l2::redis::names::{
+    CLOCK, DONE, HOLD, KeySpace, LEASE, LOG, MEMBERS, Names, TAG_VERSION, VALUE,
+};
 
 /// Two keys of one type write the same text only if they are equal, and a compound key tells its parts apart.
 pub fn key(bytes: &[u8]) {
@@ -137,9 +139,12 @@ fn names(input: &mut Input<'_>) {
     let namespace = |input: &mut Input<'_>| input.text().replace(['{', '}'], "");
     let (one, other) = (namespace(input), namespace(input));
     let (key, prefix) = (input.text(), input.text());
-    let db = i64::from(input.u8() % 3);
+    let space = KeySpace {
+        database: Some(i64::from(input.u8() % 3)),
+        prefix: namespace(input).into(),
+    };
     let all = |namespace: &str, key: &str| {
-        let names = Names::new(namespace.into(), Some(db));
+        let names = Names::new(namespace.into(), space.clone());
         let users = [(VALUE, key), (LEASE, key), (HOLD, key), (TAG_VERSION, key)];
         let own = [(DONE, "7"), (CLOCK, ""), (LOG, ""), (MEMBERS, "")];
         let all = users.into_iter().chain(own);
@@ -148,7 +153,10 @@ fn names(input: &mut Input<'_>) {
     };
     let mut ours = all(&one, &key);
     for name in &ours {
-        assert!(name.starts_with(&format!("{{{one}.0}}")), "{name}");
+        assert!(
+            name.starts_with(&format!("{}{{{one}.0}}", space.prefix)),
+            "{name}"
+        );
     }
     if one != other {
         let theirs = all(&other, &key);
@@ -160,8 +168,8 @@ fn names(input: &mut Input<'_>) {
     ours.dedup();
     assert_eq!(ours.len(), many, "{ours:?}");
 
-    let pattern = Names::new((&*one).into(), Some(db)).values_under(&prefix);
-    let begins = format!("{{{one}.0}}:{prefix}");
+    let begins = format!("{}{{{one}.0}}:{prefix}", space.prefix);
+    let pattern = Names::new((&*one).into(), space.clone()).values_under(&prefix);
     assert_eq!(plain(&pattern), Some(begins));
 }
 

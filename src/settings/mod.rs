@@ -51,6 +51,10 @@ pub struct Settings {
     /// The URL of the Redis server. See [`Builder::redis`](crate::Builder::redis).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub redis: Option<String>,
+    /// The text before the names of all keys and channels in Redis. See
+    /// [`Builder::redis_prefix`](crate::Builder::redis_prefix).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
+    pub redis_prefix: Option<String>,
     /// Whether the cache is used. See [`Builder::enabled`](crate::Builder::enabled).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
     pub enabled: Option<bool>,
@@ -192,6 +196,7 @@ macro_rules! options {
 
 options! {
     fixed redis,
+    fixed redis_prefix,
     live enabled,
     live enabled_for,
     live l1_capacity,

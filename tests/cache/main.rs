@@ -20,6 +20,7 @@ mod coherence;
 mod errors;
 mod first_lines;
 mod fleet;
+mod key_prefix;
 mod lifecycle;
 mod load;
 mod modes;

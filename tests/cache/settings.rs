@@ -74,6 +74,7 @@ fn what_is_unknown_or_has_no_unit_is_refused() {
 fn each_option_is_that_of_the_builder() {
     let cases = [
         ("redis", json!("http://x"), "Redis"),
+        ("redis_prefix", json!("a{b"), "redis_prefix"),
         ("l1_ttl", json!("0s"), "l1_ttl"),
         ("l2_ttl", json!("0s"), "l2_ttl"),
         ("sliding", json!("0s"), "sliding"),

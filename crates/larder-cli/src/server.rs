@@ -46,6 +46,15 @@ pub(crate) struct Server {
     #[cfg(feature = "cluster")]
     #[arg(long, global = true, conflicts_with = "sentinel")]
     cluster: bool,
+    /// The text with which the names of all keys begin, as the option `redis_prefix` of the caches has it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    key_prefix: String,
     /// For TLS: trusts the certificate authorities in this PEM file, and not those of the system.
     #[cfg(feature = "tls")]
     #[arg(long, global = true, value_name = "FILE")]
@@ -150,6 +159,10 @@ impl Server {
 
     /// Does not connect yet.
     pub(crate) fn l2(&self) -> Result<RedisL2, Box<dyn Error>> {
+        Ok(self.without_prefix()?.key_prefix(&self.key_prefix)?)
+    }
+
+    fn without_prefix(&self) -> Result<RedisL2, Box<dyn Error>> {
         let urls = self.url.iter().map(|url| self.server(url));
         let urls = urls.collect::<Result<Vec<_>, _>>()?;
         #[cfg(feature = "cluster")]

@@ -50,6 +50,7 @@ pub use self::server::{DialedStream, Dialer, Server};
 use self::servers::Servers;
 use self::steps::partition::RedisPartition;
 use super::{L2, L2Error, OnConnect, Outages, Partition, PartitionName};
+use crate::options::mistake_in_name;
 use crate::util::partial_debug::partial_debug;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
@@ -86,15 +87,44 @@ impl RedisL2 {
         Self::new(server.into().connector()?.into(), None)
     }
 
-    /// A store on this server, with connections that all callers with this URL share.
-    pub(crate) fn shared(server: impl Into<Server>) -> Result<Self, L2Error> {
-        let server = server.into();
+    /// A store on this server, with this [prefix](Self::key_prefix) and with connections that all callers with this URL
+    /// and prefix share.
+    pub(crate) fn shared(server: Server, prefix: &str) -> Result<Self, L2Error> {
         let url = server.url.clone();
-        let new = || Self::new(server.connector()?.into(), None);
+        let new = || Self::new(server.connector()?.into(), None)?.key_prefix(prefix);
         let Some(url) = url else {
             return new();
         };
-        Ok(Self(Servers::by_url(url, || Ok(new()?.0))?))
+        Ok(Self(Servers::by_name((url, prefix.into()), || {
+            Ok(new()?.0)
+        })?))
+    }
+
+    /// Puts a text before the names of all keys and channels of the caches on this store: `svc:` makes
+    /// `svc:{NAMESPACE.0}:KEY` of `{NAMESPACE.0}:KEY`. For a Redis that several teams share, where the ACL of each allows
+    /// the keys that begin with its own text: `~svc:* &svc:*`. The channels of
+    /// [`listen_to`](crate::Builder::listen_to) and [`publish_changes`](crate::Builder::publish_changes) are named in full.
+    ///
+    /// All instances that share values have one prefix: those with another prefix are another fleet, which receives no
+    /// invalidations of this one. A change of the prefix is like a change of the namespace, with an L2 that is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`L2Error::is_bad_config`] if the text is over 256 bytes, or has a space, other white space, a control character or
+    /// a brace (`{`, `}`), by which Redis Cluster would find other slots.
+    ///
+    /// ```
+    /// use larder::RedisL2;
+    ///
+    /// let l2 = RedisL2::open("redis://127.0.0.1:6379")?.key_prefix("svc:")?;
+    /// # Ok::<(), larder::L2Error>(())
+    /// ```
+    pub fn key_prefix(self, prefix: &str) -> Result<Self, L2Error> {
+        if let Some(mistake) = mistake_in_name(prefix) {
+            return Err(L2Error::bad_config(format!("the prefix of keys {mistake}")));
+        }
+        let topology = Arc::clone(&self.0.topology);
+        Ok(Self(Servers::new(topology, prefix.into())))
     }
 
     /// A store behind a pool of your own; the server is for the connection that subscribes, which a pool cannot
@@ -166,7 +196,9 @@ impl RedisL2 {
     pub fn primary_like(self, server: impl Into<Server>) -> Result<Self, L2Error> {
         let connector = server.into().connector()?;
         match &*self.0.topology {
-            Topology::Server(shared) => Self::new(shared.primary.like(connector)?, None),
+            Topology::Server(shared) => {
+                Self::new(shared.primary.like(connector)?, None)?.like(&self)
+            }
             #[cfg(feature = "cluster")]
             Topology::Cluster(_) => Err(not_named()),
         }
@@ -202,7 +234,7 @@ impl RedisL2 {
     #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
     pub fn cluster(nodes: impl IntoIterator<Item = impl Into<Server>>) -> Result<Self, L2Error> {
         let cluster = Cluster::new(nodes.into_iter().map(Into::into))?;
-        Ok(Self(Servers::new(Topology::Cluster(Nodes::new(cluster)))))
+        Ok(Self::on(Topology::Cluster(Nodes::new(cluster))))
     }
 
     /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
@@ -258,13 +290,13 @@ impl RedisL2 {
                 let mut primary = shared.primary.clone();
                 primary.connector.credentials = credentials;
                 // The manager of a given pool has its credentials already, and cannot be given others.
-                Self::new(primary, shared.is_given.then(|| shared.pool()))
+                Self::new(primary, shared.is_given.then(|| shared.pool()))?.like(&self)
             }
             #[cfg(feature = "cluster")]
             Topology::Cluster(nodes) => {
                 let set = |node: &mut Connector| node.credentials.clone_from(&credentials);
                 let cluster = nodes.cluster.map(set);
-                Ok(Self(Servers::new(Topology::Cluster(Nodes::new(cluster)))))
+                Self::on(Topology::Cluster(Nodes::new(cluster))).like(&self)
             }
         }
     }
@@ -272,7 +304,16 @@ impl RedisL2 {
     /// With a pool of its own, unless one is given.
     fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
         let shared = ServerConnections::new(primary, pool)?;
-        Ok(Self(Servers::new(Topology::Server(Arc::new(shared)))))
+        Ok(Self::on(Topology::Server(Arc::new(shared))))
+    }
+
+    fn on(topology: Topology) -> Self {
+        Self(Servers::new(Arc::new(topology), "".into()))
+    }
+
+    /// With the prefix of another one.
+    fn like(self, other: &Self) -> Result<Self, L2Error> {
+        self.key_prefix(&other.0.key_prefix)
     }
 }
 

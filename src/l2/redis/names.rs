@@ -1,5 +1,5 @@
-//! The names of one partition's keys: the partition's hash tag, the kind of the key, and a text for all but the keys that a
-//! partition has once. And the names of the partition's channel and connections.
+//! The names of one partition's keys: the prefix of all keys, the partition's hash tag, the kind of the key, and a text for
+//! all but the keys that a partition has once. And the names of the partition's channel and connections.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -37,11 +37,22 @@ pub(super) const DEAD: &str = "!dead";
 #[cfg(any(feature = "inspect", feature = "write-behind"))]
 pub(super) const WORKER: &str = "!worker";
 
+/// Where an L2 has its keys, and how their names begin.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeySpace {
+    /// The database; a cluster has none.
+    pub(crate) database: Option<i64>,
+    /// The text before the hash tags, see [`RedisL2::key_prefix`](crate::RedisL2::key_prefix).
+    pub(crate) prefix: Arc<str>,
+}
+
 pub(crate) struct Names {
     pub(super) namespace: String,
     /// How many partitions the namespace has.
     pub(super) partitions: u16,
-    hash_tag: String,
+    pub(super) space: KeySpace,
+    /// The prefix and the hash tag, with which all keys of the partition begin.
+    start: String,
     /// The slot of all keys and of the channel in a cluster: a request is for one slot.
     pub(super) slot: Option<u16>,
     /// The channel of the partition's messages.
@@ -67,7 +78,7 @@ pub(crate) struct MissingFeatures {
 #[derive(Clone, Copy)]
 pub(crate) struct Joined<P, const N: usize>(pub(crate) [P; N]);
 
-/// The hash tag, the kind and the text of a key.
+/// The prefix with the hash tag, the kind, and the text of a key.
 pub(crate) type Name<'a> = Joined<&'a str, 3>;
 
 /// A hash tag keeps all keys of a partition in one slot. Of several partitions each has its own part of all slots, into
@@ -92,40 +103,39 @@ fn hash_tag(namespace: &str, PartitionNumber { number, of }: PartitionNumber) ->
 
 /// The name of a partition's clock alone, for a request that reads many of them.
 pub(super) struct ClockName {
-    hash_tag: String,
+    start: String,
     pub(super) slot: Option<u16>,
 }
 
 impl ClockName {
-    pub(super) fn new(name: PartitionName<'_>, database: Option<i64>) -> Self {
+    pub(super) fn new(name: PartitionName<'_>, space: &KeySpace) -> Self {
         let tag = hash_tag(name.namespace, name.partition);
         Self {
-            slot: database.is_none().then(|| slot(&tag)),
-            hash_tag: format!("{{{tag}}}"),
+            slot: space.database.is_none().then(|| slot(&tag)),
+            start: format!("{}{{{tag}}}", space.prefix),
         }
     }
 
     pub(super) fn name(&self) -> Name<'_> {
-        Joined([&self.hash_tag, CLOCK, ""])
+        Joined([&self.start, CLOCK, ""])
     }
 }
 
 impl Names {
-    /// In this database, or in a cluster, which has none.
-    pub(crate) fn new(name: PartitionName<'_>, database: Option<i64>) -> Self {
-        let ClockName { hash_tag, slot } = ClockName::new(name, database);
+    pub(crate) fn new(name: PartitionName<'_>, space: KeySpace) -> Self {
+        let ClockName { start, slot } = ClockName::new(name, &space);
         let PartitionName {
             namespace,
             partition,
             ..
         } = name;
-        let channel = match database {
+        let channel = match space.database {
             // By this, scripts publish in the slot alone: not on all nodes.
-            None => format!("{hash_tag}!sharded"),
-            Some(0) => format!("{hash_tag}!events"),
+            None => format!("{start}!sharded"),
+            Some(0) => format!("{start}!events"),
             // Channels are not part of a database: without its number, two databases would receive each other's
             // messages.
-            Some(number) => format!("{hash_tag}!events@{number}"),
+            Some(number) => format!("{start}!events@{number}"),
         };
         // Redis takes printable ASCII without spaces.
         let printable = namespace.replace(|char: char| !char.is_ascii_graphic(), "_");
@@ -137,13 +147,14 @@ impl Names {
             client: format!("larder:{printable}"),
             missing_features: Arc::default(),
             partition_checks: Arc::default(),
-            hash_tag,
+            space,
+            start,
         }
     }
 
     /// The name of a key of one of the kinds above.
     pub(crate) fn name<'a>(&'a self, kind: &'a str, text: &'a str) -> Name<'a> {
-        Joined([&self.hash_tag, kind, text])
+        Joined([&self.start, kind, text])
     }
 
     /// Gives a connection its name, if it is new. Without one it works as well.
@@ -167,17 +178,22 @@ impl Names {
 
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.
     pub(crate) fn values_under(&self, prefix: &str) -> String {
-        let mut pattern = String::new();
-        // A namespace may contain these characters, too.
-        for char in (self.name(VALUE, prefix).0.into_iter()).flat_map(str::chars) {
-            if matches!(char, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
-                pattern.push('\\');
-            }
-            pattern.push(char);
-        }
-        pattern.push('*');
-        pattern
+        // A namespace may contain characters of patterns, too.
+        let parts = self.name(VALUE, prefix).0.map(literal);
+        format!("{}*", parts.concat())
     }
+}
+
+/// A text as a part of a pattern of `SCAN`, which stands for itself.
+pub(super) fn literal(text: &str) -> String {
+    let mut pattern = String::new();
+    for char in text.chars() {
+        if matches!(char, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+            pattern.push('\\');
+        }
+        pattern.push(char);
+    }
+    pattern
 }
 
 impl Name<'_> {

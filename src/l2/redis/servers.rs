@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use super::connections::topology::Topology;
-use super::names::{MissingFeatures, PartitionChecks};
+use super::names::{KeySpace, MissingFeatures, PartitionChecks};
 use super::steps::read_batcher::ReadBatcher;
 use super::subscription::heartbeats::HeartbeatSchedule;
 use crate::l2::{L2Error, Outages};
@@ -12,6 +12,7 @@ use crate::util::per_runtime::PerRuntime;
 
 pub(super) struct Servers {
     pub(super) topology: Arc<Topology>,
+    pub(super) key_prefix: Arc<str>,
     pub(super) batchers: Arc<PerRuntime<ReadBatcher>>,
     pub(super) outages: Arc<Outages>,
     pub(super) missing_features: Arc<MissingFeatures>,
@@ -19,13 +20,16 @@ pub(super) struct Servers {
     pub(super) beats: Arc<HeartbeatSchedule>,
 }
 
-/// By URLs. Each partition holds its servers.
-static BY_URL: Mutex<Vec<(String, Weak<Servers>)>> = Mutex::new(Vec::new());
+/// By URLs and prefixes of keys. Each partition holds its servers.
+static BY_URL: Mutex<Vec<(ServersName, Weak<Servers>)>> = Mutex::new(Vec::new());
+
+type ServersName = (String, Arc<str>);
 
 impl Servers {
-    pub(super) fn new(topology: Topology) -> Arc<Self> {
+    pub(super) fn new(topology: Arc<Topology>, key_prefix: Arc<str>) -> Arc<Self> {
         Arc::new(Self {
-            topology: Arc::new(topology),
+            topology,
+            key_prefix,
             batchers: Arc::default(),
             outages: Arc::default(),
             missing_features: Arc::default(),
@@ -34,13 +38,20 @@ impl Servers {
         })
     }
 
-    /// Those with this URL, or new ones.
-    pub(super) fn by_url(
-        url: String,
+    pub(super) fn key_space(&self) -> KeySpace {
+        KeySpace {
+            database: self.topology.database(),
+            prefix: Arc::clone(&self.key_prefix),
+        }
+    }
+
+    /// Those with this URL and prefix, or new ones.
+    pub(super) fn by_name(
+        name: ServersName,
         new: impl FnOnce() -> Result<Arc<Self>, L2Error>,
     ) -> Result<Arc<Self>, L2Error> {
-        let find = |all: &[(String, Weak<Self>)]| {
-            let known = all.iter().find(|(known, _)| *known == url);
+        let find = |all: &[(ServersName, Weak<Self>)]| {
+            let known = all.iter().find(|(known, _)| *known == name);
             known.and_then(|(_, servers)| servers.upgrade())
         };
         let known = find(&lock(&BY_URL));
@@ -54,7 +65,7 @@ impl Servers {
         let known = find(&all);
         if known.is_none() {
             all.retain(|(_, servers)| servers.strong_count() > 0);
-            all.push((url, Arc::downgrade(&servers)));
+            all.push((name, Arc::downgrade(&servers)));
         }
         drop(all);
         Ok(known.unwrap_or(servers))

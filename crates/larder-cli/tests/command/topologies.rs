@@ -125,13 +125,20 @@ async fn a_primary_that_sentinels_name() {
     let sentinels = join_all(sentinels).await;
     let urls: Vec<_> = sentinels.iter().map(RedisServer::url).collect();
     let like = "redis://:secret@primary";
-    let l2 = RedisL2::sentinel("shop", &urls)
-        .unwrap()
-        .primary_like(like)
-        .unwrap();
+    // With a prefix of keys, which stays when the rest is said.
+    let l2 = RedisL2::sentinel("shop", &urls).unwrap();
+    let l2 = l2.key_prefix("svc:").unwrap().primary_like(like).unwrap();
     let cache = Cache::builder(NAMESPACE).l2(l2).build().unwrap();
     cache.ready().await;
-    let named = options(&urls, &["--sentinel", "shop", "--primary-like", like]);
+    let named = ["--sentinel", "shop", "--primary-like", like];
+    let without_prefix = options(&urls, &named);
+    let missing = larder(
+        "",
+        &[&["inspect", NAMESPACE, "tea"], &*without_prefix].concat(),
+    )
+    .await;
+    missing.is_one_clear_line(1, "no cache in Redis has the name");
+    let named = options(&urls, &[&named, &["--key-prefix", "svc:"][..]].concat());
     let node = is_used(&named, &cache, 1).await;
     assert_eq!(node, format!("127.0.0.1:{port}"));
 

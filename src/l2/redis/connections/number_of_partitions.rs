@@ -111,7 +111,7 @@ impl Clocks<'_> {
     }
 
     fn clock(&self, partition: PartitionNumber) -> ClockName {
-        ClockName::new(self.partition(partition), self.topology.database())
+        ClockName::new(self.partition(partition), &self.names.space)
     }
 
     /// The number that each clock names; zero for none.
@@ -137,7 +137,7 @@ impl Clocks<'_> {
         from: Option<u16>,
         to: u16,
     ) -> RedisResult<u16> {
-        let names = Names::new(self.partition(partition), self.topology.database());
+        let names = Names::new(self.partition(partition), self.names.space.clone());
         let mut step = ScriptCall::new(&scripts::PARTITIONS, &names, 3);
         step.partition_keys(&[CLOCK, LOG, MEMBERS])
             .arg(partition.of);

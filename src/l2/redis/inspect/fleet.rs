@@ -10,7 +10,7 @@ use super::audit::PartitionAudit;
 use super::connections::{CONNECT_TIMEOUT, KeptConnections, at_most, connect, in_time};
 use super::{Namespace, SCANNED};
 use crate::l2::redis::RedisL2;
-use crate::l2::redis::names::CLOCK;
+use crate::l2::redis::names::{CLOCK, literal};
 use crate::l2::redis::steps::partition::stored_counts;
 use crate::l2::{L2Error, PartitionNumber};
 use crate::stats::{BYPASS, INSTANCE, MISMATCHED, RELEASE, SHARE, Stats};
@@ -89,8 +89,9 @@ impl Namespace {
     /// ```
     pub async fn scan(l2: &RedisL2, most: usize) -> Result<NamespaceScan, L2Error> {
         let [before, after] = FIRST_CLOCK;
-        // No name of a namespace has a character of a pattern's own meaning here: braces have none.
-        let pattern = format!("{before}*{after}{CLOCK}");
+        let before = &*format!("{}{before}", l2.0.key_prefix);
+        // Braces have no meaning in a pattern.
+        let pattern = format!("{}*{after}{CLOCK}", literal(before));
         let mut found = NamespaceScan {
             are_all: true,
             ..NamespaceScan::default()

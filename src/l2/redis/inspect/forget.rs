@@ -182,6 +182,7 @@ impl Namespace {
     fn over_one_connection(&self) -> Self {
         Self {
             topology: Arc::clone(&self.topology),
+            space: self.space.clone(),
             name: self.name.clone(),
             kept: Some(Arc::<KeptConnections>::default()),
             ..*self

@@ -46,7 +46,7 @@ pub use self::stored::{
 pub use self::writes::{StoredDeadLetter, StoredWrites};
 use crate::l2::redis::RedisL2;
 use crate::l2::redis::connections::topology::Topology;
-use crate::l2::redis::names::{CLOCK, Names};
+use crate::l2::redis::names::{CLOCK, KeySpace, Names};
 use crate::l2::redis::primary::PrimaryAt;
 use crate::l2::redis::script_call::clock;
 use crate::l2::{L2Error, PartitionClock, PartitionName, PartitionNumber};
@@ -65,6 +65,7 @@ const SCANNED: usize = 1000;
 /// `+evalsha +hgetall +exists +del` for `forget`, and `+evalsha +hgetall +hset +hdel +pexpire` for `bypass`.
 pub struct Namespace {
     topology: Arc<Topology>,
+    space: KeySpace,
     name: String,
     partitions: u16,
     is_known: bool,
@@ -120,6 +121,7 @@ impl Namespace {
     ) -> Result<Self, L2Error> {
         let mut found = Self {
             topology: Arc::clone(&l2.0.topology),
+            space: l2.0.key_space(),
             name: namespace.to_owned(),
             partitions: 1,
             is_known: false,
@@ -182,7 +184,7 @@ impl Namespace {
             partition,
             ..PartitionName::from(namespace)
         };
-        Names::new(name, self.topology.database())
+        Names::new(name, self.space.clone())
     }
 
     /// Where the server of a partition is.

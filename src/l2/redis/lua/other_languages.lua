@@ -9,8 +9,8 @@ local function refuse(why)
 end
 
 local clock_key, log_key = KEYS[1] or '', KEYS[2]
-local partition = string.match(clock_key, '^({[^{}]+%.0})!clock$')
-  or string.match(clock_key, '^({[^{}]+%.%d+of%d+%.%d+})!clock$')
+local partition = string.match(clock_key, '^([^{}]*{[^{}]+%.0})!clock$')
+  or string.match(clock_key, '^([^{}]*{[^{}]+%.%d+of%d+%.%d+})!clock$')
 if not partition or log_key ~= partition .. '!log' then
   refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log, or those of one of several partitions')
 end

@@ -78,7 +78,7 @@ impl RedisPartition {
         on_connect: OnConnect,
     ) -> Self {
         let topology = Arc::clone(&servers.topology);
-        let mut names = Names::new(name, topology.database());
+        let mut names = Names::new(name, servers.key_space());
         names.missing_features = Arc::clone(&servers.missing_features);
         names.partition_checks = Arc::clone(&servers.partition_checks);
         let names = Arc::new(names);

@@ -451,7 +451,7 @@ mod tests {
     use crate::l2::redis::connections::connection::ConnectionSlot;
     use crate::l2::redis::connections::server_connections::ServerConnections;
     use crate::l2::redis::connections::topology::Topology;
-    use crate::l2::redis::names::Names;
+    use crate::l2::redis::names::{KeySpace, Names};
     use crate::l2::redis::server::Server;
 
     const LIMIT: Duration = Duration::from_secs(20);
@@ -476,7 +476,7 @@ mod tests {
 
         /// A partition with this name in the batches.
         fn partition(&self, name: &str) -> SingleReads {
-            let names = Arc::new(Names::new(name.into(), Some(0)));
+            let names = Arc::new(Names::new(name.into(), KeySpace::default()));
             let source = Arc::new(ConnectionFactory::new(
                 Arc::clone(&self.topology),
                 Arc::clone(&names),

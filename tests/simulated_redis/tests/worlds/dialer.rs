@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults::Fault;
 use crate::link::{Link, Way, Wire};
-use crate::store::{NUMBERS, Store};
+use crate::store::{KEY_PREFIX, NUMBERS, Store};
 
 /// How much is on its way in each direction at most.
 const BUFFER: usize = 64 * 1024;
@@ -45,7 +45,7 @@ pub(crate) fn l2(link: &Arc<Link>, store: &Arc<Store>) -> impl L2 {
     link.recorder
         .disturbed(link.config.recovery(), Some(link.instance), None);
     let dialer: Arc<dyn Dialer> = network;
-    store.servers().l2(&dialer)
+    store.servers().l2(&dialer).key_prefix(KEY_PREFIX).unwrap()
 }
 
 /// An instance's way to the server.

@@ -34,7 +34,9 @@ pub(crate) const NUMBERS: usize = 27;
 /// More seconds than a clock is stepped back in a world.
 const FAR: u64 = 1_000_000;
 /// What all keys begin with, up to the number of their partition.
-const PARTITIONS: &str = "{simulation:row.";
+const PARTITIONS: &str = "svc:{simulation:row.";
+/// The prefix that an instance is told.
+pub(crate) const KEY_PREFIX: &str = "svc:";
 
 pub(crate) struct Store {
     servers: Arc<Servers>,
