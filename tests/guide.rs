@@ -151,3 +151,39 @@ fn each_page_is_in_the_guide() {
         assert!(is_listed || name == "mod", "{name}");
     }
 }
+
+/// Pages for those who change the code name files by a path, or by its end: each is there.
+#[test]
+fn pages_name_files_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "crates", "tests", "benches", "examples", "fuzz"];
+    let all = |end| {
+        folders
+            .iter()
+            .flat_map(move |folder| files(&root.join(folder), end))
+    };
+    let sources: Vec<PathBuf> = ["rs", "lua", "sh", "json", "py", "md"]
+        .into_iter()
+        .flat_map(all)
+        .collect();
+    let pages = files(&root.join("src"), "md").into_iter();
+    let pages = pages.chain([root.join("CONTRIBUTING.md")]);
+    let mut names = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for name in text.split('`').skip(1).step_by(2) {
+            let is_path = name.ends_with(".rs") || name.ends_with(".lua") || name.ends_with(".md");
+            if !is_path || name.contains([' ', '*', '{', '=', '\n']) || name.ends_with("NAME.lua") {
+                continue;
+            }
+            names += 1;
+            let is_there = if name.starts_with("..") {
+                page.parent().unwrap().join(name).exists()
+            } else {
+                root.join(name).exists() || sources.iter().any(|file| file.ends_with(name))
+            };
+            assert!(is_there, "{}: {name} is no file", page.display());
+        }
+    }
+    assert!(names > 100, "{names} names of files");
+}
