@@ -85,8 +85,8 @@ pub(super) fn connect_error(error: RedisError) -> L2Error {
     l2_error(error)
 }
 
-/// As [`connect_error`], for one of RUN, which finds out first that a partition without a slot is on a node of a cluster.
-pub(super) fn run_error(error: RedisError, slot: Option<u16>) -> L2Error {
+/// As [`connect_error`], for one of IDENTIFY, which finds out first that a partition without a slot is on a node of a cluster.
+pub(super) fn identify_error(error: RedisError, slot: Option<u16>) -> L2Error {
     if slot.is_none() && error.kind() == ErrorKind::Server(ServerErrorKind::Moved) {
         let why = "MOVED: it is a node of a Redis Cluster, and another one has the partition: use RedisL2::cluster";
         return L2Error::explained(Refusal(why.to_owned()));
@@ -187,7 +187,7 @@ fn unknown(command: &str) -> String {
     format!("the server does not know {command}: {NEEDED}")
 }
 
-/// About an error of the ACL. A script's own commands are named by `call::with_command`.
+/// About an error of the ACL. A script's own commands are named by `script_call::with_command`.
 fn missing_right(text: &str) -> String {
     let between = |before, after| {
         let (_, rest) = text.split_once(before)?;
@@ -222,7 +222,7 @@ mod tests {
     fn only_a_partition_without_a_slot_is_sent_to_a_cluster() {
         let moved = |slot| {
             let kind = ErrorKind::Server(ServerErrorKind::Moved);
-            let error = run_error((kind, "7 127.0.0.1:7000").into(), slot);
+            let error = identify_error((kind, "7 127.0.0.1:7000").into(), slot);
             error.source().unwrap().to_string()
         };
         assert!(moved(None).contains("use RedisL2::cluster"));

@@ -196,8 +196,8 @@ impl RedisL2 {
     pub fn primary_like(self, server: impl Into<Server>) -> Result<Self, L2Error> {
         let connector = server.into().connector()?;
         match &*self.0.topology {
-            Topology::Server(shared) => {
-                Self::new(shared.primary.like(connector)?, None)?.like(&self)
+            Topology::Server(server) => {
+                Self::new(server.primary.like(connector)?, None)?.like(&self)
             }
             #[cfg(feature = "cluster")]
             Topology::Cluster(_) => Err(not_named()),
@@ -286,11 +286,11 @@ impl RedisL2 {
     ) -> Result<Self, L2Error> {
         let credentials = Some(Credentials(Arc::new(provider)));
         match &*self.0.topology {
-            Topology::Server(shared) => {
-                let mut primary = shared.primary.clone();
+            Topology::Server(server) => {
+                let mut primary = server.primary.clone();
                 primary.connector.credentials = credentials;
                 // The manager of a given pool has its credentials already, and cannot be given others.
-                Self::new(primary, shared.is_given.then(|| shared.pool()))?.like(&self)
+                Self::new(primary, server.is_given.then(|| server.pool()))?.like(&self)
             }
             #[cfg(feature = "cluster")]
             Topology::Cluster(nodes) => {
@@ -303,8 +303,8 @@ impl RedisL2 {
 
     /// With a pool of its own, unless one is given.
     fn new(primary: Primary, pool: Option<Pool>) -> Result<Self, L2Error> {
-        let shared = ServerConnections::new(primary, pool)?;
-        Ok(Self::on(Topology::Server(Arc::new(shared))))
+        let server = ServerConnections::new(primary, pool)?;
+        Ok(Self::on(Topology::Server(Arc::new(server))))
     }
 
     fn on(topology: Topology) -> Self {

@@ -4,9 +4,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{RedisResult, RedisWrite, ToRedisArgs, cmd};
-use tracing::warn;
+use deadpool_redis::redis::{RedisResult, RedisWrite, ToRedisArgs};
 
 use crate::l2::{PartitionName, PartitionNumber};
 use crate::util::crc16::{part, slot};
@@ -58,7 +56,7 @@ pub(crate) struct Names {
     /// The channel of the partition's messages.
     pub(crate) channel: String,
     /// The name of the connections in `CLIENT LIST`.
-    client: String,
+    pub(super) client: String,
     pub(super) missing_features: Arc<MissingFeatures>,
     pub(super) partition_checks: Arc<PartitionChecks>,
 }
@@ -70,7 +68,7 @@ pub(super) type PartitionChecks = PerRuntime<SharedWork<(String, u16), RedisResu
 /// partitions.
 #[derive(Default)]
 pub(crate) struct MissingFeatures {
-    no_names: LoggedOnce,
+    pub(super) no_names: LoggedOnce,
     pub(super) no_process: LoggedOnce,
 }
 
@@ -155,25 +153,6 @@ impl Names {
     /// The name of a key of one of the kinds above.
     pub(crate) fn name<'a>(&'a self, kind: &'a str, text: &'a str) -> Name<'a> {
         Joined([&self.start, kind, text])
-    }
-
-    /// Gives a connection its name, if it is new. Without one it works as well.
-    pub(super) async fn give_name(&self, is_new: bool, mut connection: MultiplexedConnection) {
-        if !is_new {
-            return;
-        }
-        let mut command = cmd("CLIENT");
-        command.arg("SETNAME").arg(&self.client);
-        let named: Result<(), _> = command.query_async(&mut connection).await;
-        if let Err(error) = named
-            && matches!(error.code(), Some("NOPERM" | "ERR"))
-            && self.missing_features.no_names.is_first()
-        {
-            warn!(
-                name = self.client,
-                "connections have no name in CLIENT LIST: the Redis user may not run client|setname; add +client|setname to its rights, unless the server lacks the command"
-            );
-        }
     }
 
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.

@@ -42,7 +42,7 @@ pub(super) struct ScriptCall<'a> {
     announced_keys: usize,
     added_keys: usize,
     /// The SETs of bodies that the script puts in their place, or the script, sent before the command.
-    staged: Pipeline,
+    sent_before: Pipeline,
 }
 
 impl<'a> ScriptCall<'a> {
@@ -65,7 +65,7 @@ impl<'a> ScriptCall<'a> {
             command,
             announced_keys: keys,
             added_keys: 0,
-            staged: Pipeline::new(),
+            sent_before: Pipeline::new(),
         }
     }
 
@@ -107,7 +107,7 @@ impl<'a> ScriptCall<'a> {
             set.arg("SET").arg(name).arg(body);
             // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
             set.arg("PX").arg(in_store_ms(value.ttls));
-            self.staged.add_command(set);
+            self.sent_before.add_command(set);
             self.command.arg(name);
             self.added_keys += 1;
         }
@@ -115,8 +115,8 @@ impl<'a> ScriptCall<'a> {
     }
 
     /// Sends the script along, which the server may not know: for one that is seldom run.
-    pub(super) fn load(&mut self) -> &mut Self {
-        let (load, script) = (self.staged.cmd("SCRIPT"), self.lua.parts.concat());
+    pub(super) fn with_script_text(&mut self) -> &mut Self {
+        let (load, script) = (self.sent_before.cmd("SCRIPT"), self.lua.parts.concat());
         load.arg("LOAD").arg(script);
         self
     }
@@ -163,9 +163,9 @@ impl<'a> ScriptCall<'a> {
             self.added_keys, self.announced_keys,
             "the keys that are announced"
         );
-        if !self.staged.is_empty() {
+        if !self.sent_before.is_empty() {
             // In one pipeline: the bodies arrive before the script, over the same connection.
-            self.staged.add_command(self.command.clone());
+            self.sent_before.add_command(self.command.clone());
         }
         let answer = self.send(&mut connection).await;
         if let Err(error) = &answer
@@ -182,10 +182,10 @@ impl<'a> ScriptCall<'a> {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
-        let answer = if self.staged.is_empty() {
+        let answer = if self.sent_before.is_empty() {
             connection.send_packed_command(&self.command).await?
         } else {
-            let (all, count) = (&self.staged, self.staged.len());
+            let (all, count) = (&self.sent_before, self.sent_before.len());
             let mut answers = connection.send_packed_commands(all, 0, count).await?;
             let answer = answers.pop().unwrap_or(Value::Nil);
             // Without a body that was refused, the script has changed nothing.

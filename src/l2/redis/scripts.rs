@@ -47,7 +47,7 @@ lua! {
     CLEAR: ALLOW_OOM [checked clock send publish epoch] clear;
     END_LEASES: ALLOW_OOM [checked clock send publish] end_leases;
     REMOVE: ALLOW_OOM [checked clock layout values stored] remove;
-    RUN: ALLOW_OOM [checked clock incarnation member_list] run;
+    IDENTIFY: ALLOW_OOM [checked clock incarnation member_list] identify;
     PARTITIONS: ALLOW_OOM [checked named_partitions] partitions;
     NUMBERS: NO_FLAGS [checked named_partitions] partition_numbers;
     MEMBERS: ALLOW_OOM [checked member_list] members;
@@ -159,7 +159,7 @@ mod tests {
                 format!("'MAXLEN', '~', '{LOG_ENTRIES}'"),
             ),
             (
-                include_str!("lua/run.lua"),
+                include_str!("lua/identify.lua"),
                 format!("MOST_PARTITIONS = {MOST_PARTITIONS}\n"),
             ),
             (

@@ -17,7 +17,7 @@ pub(super) struct Servers {
     pub(super) outages: Arc<Outages>,
     pub(super) missing_features: Arc<MissingFeatures>,
     pub(super) partition_checks: Arc<PartitionChecks>,
-    pub(super) beats: Arc<HeartbeatSchedule>,
+    pub(super) heartbeat_schedule: Arc<HeartbeatSchedule>,
 }
 
 /// By URLs and prefixes of keys. Each partition holds its servers.
@@ -34,7 +34,7 @@ impl Servers {
             outages: Arc::default(),
             missing_features: Arc::default(),
             partition_checks: Arc::default(),
-            beats: Arc::default(),
+            heartbeat_schedule: Arc::default(),
         })
     }
 

@@ -18,7 +18,7 @@ macro_rules! script {
     };
 }
 
-const RUN: &str = script!("checked" "clock" "incarnation" "member_list" "run");
+const IDENTIFY: &str = script!("checked" "clock" "incarnation" "member_list" "identify");
 const HEARTBEAT: &str =
     script!("checked" "clock" "incarnation" "member_list" "for_partition" "heartbeat");
 const NOTE: &str = script!("checked" "member_list" "for_partition" "note");
@@ -31,7 +31,7 @@ const STORE_COUNTS: &str = script!("checked" "clock" "bypassed" "store_counts");
 /// Numbers from here on have gaps in Lua.
 const BOUND: u64 = 1 << 53;
 
-/// What RUN answers.
+/// What IDENTIFY answers.
 type Found = (u64, u64, u64, u64, u64, String, String, u64, u64, u64);
 /// What HEARTBEAT answers for a partition.
 type Row = [u64; 6];
@@ -103,7 +103,7 @@ async fn run_answers_only_the_number_of_partitions_where_it_is_another_one() {
         ("x", "1", 0),
     ] {
         set(&mut raw, keys[0], "partitions", named).await;
-        let found: Found = step(&mut raw, RUN, keys, &[own, "7", "", "5", "1:2:2000:3"]).await;
+        let found: Found = step(&mut raw, IDENTIFY, keys, &[own, "7", "", "5", "1:2:2000:3"]).await;
         let none = String::new;
         let expected = (0, 0, 0, 0, number, none(), none(), 0, 0, 0);
         assert_eq!(found, expected, "{named:?}");
@@ -148,14 +148,14 @@ async fn another_incarnation_starts_an_epoch_and_a_list_unless_a_handover_is_pro
             set(&mut raw, live, "6", "9:2:2000:3").await;
             let keys = &[clock, live];
 
-            let asked: Found = step(&mut raw, RUN, keys, &["1", "7", "?"]).await;
+            let asked: Found = step(&mut raw, IDENTIFY, keys, &["1", "7", "?"]).await;
             let none = String::new;
             let expected = (0, 0, 0, 0, 1, named.clone(), none(), 0, 0, 0);
             assert_eq!(asked, expected, "{known}");
             assert_eq!(field(&mut raw, clock, "run").await.unwrap(), known);
             assert_eq!(position(&mut raw, clock).await, at([9, 20, 30]));
 
-            let found: Found = step(&mut raw, RUN, keys, &["1", "7", &proof]).await;
+            let found: Found = step(&mut raw, IDENTIFY, keys, &["1", "7", &proof]).await;
             let (epoch, list) = if is_proven { (9, "3:1000") } else { (7, "7:0") };
             assert_eq!((found.0, found.1, found.2), (epoch, 20, 30), "{proof}");
             assert_eq!((found.4, found.7, found.8, found.9), (1, 0, 0, 0));
@@ -169,7 +169,7 @@ async fn another_incarnation_starts_an_epoch_and_a_list_unless_a_handover_is_pro
             assert_eq!(member.as_deref(), Some("9:2:2000:3"));
 
             // It is known from here on, whatever the next connection sends.
-            let again: Found = step(&mut raw, RUN, keys, &["1", "8", "?"]).await;
+            let again: Found = step(&mut raw, IDENTIFY, keys, &["1", "8", "?"]).await;
             assert_eq!((again.0, again.5), (epoch, incarnation));
             assert_eq!(field(&mut raw, live, "list").await.unwrap(), list);
         }
@@ -183,7 +183,7 @@ async fn a_subscriber_joins_the_list_that_is_there_or_a_new_one() {
     let mut raw = store.server.connection().await;
     let (clock, live) = (&*own_key("clock"), &*own_key("live"));
     set(&mut raw, clock, "partitions", "1").await;
-    let _: Found = step(&mut raw, RUN, &[clock, live], &["1", "7", ""]).await;
+    let _: Found = step(&mut raw, IDENTIFY, &[clock, live], &["1", "7", ""]).await;
     let largest = BOUND.to_string();
     for (list, generation, age) in [
         ("3:1000", 3, 1000),
@@ -195,7 +195,7 @@ async fn a_subscriber_joins_the_list_that_is_there_or_a_new_one() {
     ] {
         set(&mut raw, live, "list", list).await;
         let args = ["1", "8", "", "5", "9:2:2000:3"];
-        let found: Found = step(&mut raw, RUN, &[clock, live], &args).await;
+        let found: Found = step(&mut raw, IDENTIFY, &[clock, live], &args).await;
         assert_eq!((found.0, found.7, found.8), (7, generation, age), "{list}");
         let (stored, member) = (
             field(&mut raw, live, "list").await.unwrap(),
@@ -206,13 +206,19 @@ async fn a_subscriber_joins_the_list_that_is_there_or_a_new_one() {
     }
     let _: i64 = run(&mut raw, &["DEL", live]).await;
     let _: i64 = run(&mut raw, &["LPUSH", live, "x"]).await;
-    let found: Found = step(&mut raw, RUN, &[clock, live], &["1", "8", "", "5", "e"]).await;
+    let found: Found = step(
+        &mut raw,
+        IDENTIFY,
+        &[clock, live],
+        &["1", "8", "", "5", "e"],
+    )
+    .await;
     assert_eq!((found.7, found.8), (8, 0));
     let fields: Vec<String> = run(&mut raw, &["HGETALL", live]).await;
     assert_eq!(fields, ["list", "8:0", "5", "e"]);
 
     set(&mut raw, clock, "off", "1").await;
-    let found: Found = step(&mut raw, RUN, &[clock, live], &["1", "8", ""]).await;
+    let found: Found = step(&mut raw, IDENTIFY, &[clock, live], &["1", "8", ""]).await;
     assert_eq!(found.9, 1, "all instances are off");
 }
 
@@ -223,7 +229,7 @@ async fn a_clock_with_a_number_that_lua_cannot_count_is_damaged() {
     let mut raw = store.server.connection().await;
     let (clock, live) = (&*own_key("clock"), &*own_key("live"));
     set(&mut raw, clock, "partitions", "1").await;
-    let _: Found = step(&mut raw, RUN, &[clock, live], &["1", "7", ""]).await;
+    let _: Found = step(&mut raw, IDENTIFY, &[clock, live], &["1", "7", ""]).await;
     let most = BOUND - 1;
     for (stored, is_whole) in [
         (at([1, 0, 0]), true),
@@ -242,7 +248,7 @@ async fn a_clock_with_a_number_that_lua_cannot_count_is_damaged() {
         let (_, _, _, rows): (u64, u64, String, Vec<Row>) =
             step(&mut raw, HEARTBEAT, &[clock, live], &["5", "1"]).await;
         assert_eq!(rows[0][0] == 1, is_whole, "{stored:?}");
-        let found: Found = step(&mut raw, RUN, &[clock, live], &["1", "8", ""]).await;
+        let found: Found = step(&mut raw, IDENTIFY, &[clock, live], &["1", "8", ""]).await;
         if is_whole {
             assert_eq!(rows[0][1..4], [found.0, found.1, found.2]);
             assert_eq!(position(&mut raw, clock).await, stored);
@@ -331,7 +337,7 @@ async fn a_heartbeat_of_several_partitions_answers_for_each() {
         let [clock, live] = names(n);
         set(&mut raw, &clock, "partitions", "1").await;
         let args = ["1", "7", "", "5", "9:2:2000:3"];
-        let _: Found = step(&mut raw, RUN, &[&clock, &live], &args).await;
+        let _: Found = step(&mut raw, IDENTIFY, &[&clock, &live], &args).await;
         set(&mut raw, &clock, "at", at([7, 20, 30])).await;
         partitions.push([clock, live, "5".to_owned()]);
     }

@@ -1,4 +1,4 @@
-//! How a connection for requests is made: the server is found, and asked by RUN for its incarnation.
+//! How a connection for requests is made: the server is found, and asked by IDENTIFY for its incarnation.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use futures::future::join;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::run::{RunAnswer, run};
-use super::server_connections::{PoolEntry, PurposeConnections, ServerConnections};
+use super::identify::{Identity, identify};
+use super::naming::give_name;
+use super::server_connections::{PoolEntry, Purpose, ServerConnections, SharedConnection};
 use super::topology::Topology;
-use crate::l2::redis::error::{is_elsewhere, l2_error, none_to_spare, run_error};
+use crate::l2::redis::error::{identify_error, is_elsewhere, l2_error, none_to_spare};
 use crate::l2::redis::names::Names;
 use crate::l2::redis::server::CONNECT_TIMEOUT;
 use crate::l2::{L2Error, OnConnect};
@@ -62,17 +63,17 @@ impl ConnectionFactory {
 
     /// Whether the witnesses, if any, still name the server of a connection. Values that are read over it may be as old
     /// as that (rule 26).
-    pub(super) fn believes(&self, shared: &ServerConnections, term: u64) -> bool {
+    pub(super) fn believes(&self, server: &ServerConnections, term: u64) -> bool {
         // Before there is a subscriber, nothing but L2 is used.
         let within = match self.max_staleness.load(Ordering::Relaxed) {
             0 => CONNECT_TIMEOUT,
             millis => Duration::from_millis(millis),
         };
-        shared.primary.is_believed(term, self.names.slot, within)
+        server.primary.is_believed(term, self.names.slot, within)
     }
 
     /// Warns, once for all partitions, if the server hides its process.
-    fn check_process(&self, found: &RunAnswer) {
+    fn check_process(&self, found: &Identity) {
         if found.hides_process() && self.names.missing_features.no_process.is_first() {
             warn!(
                 namespace = self.names.namespace,
@@ -82,7 +83,7 @@ impl ConnectionFactory {
     }
 
     /// Warns, once in each incarnation of the server, if that may evict keys without a TTL.
-    fn check_policy(&self, found: &RunAnswer) {
+    fn check_policy(&self, found: &Identity) {
         let (incarnation, policy) = (found.clock.incarnation, found.policy.as_str());
         // Other policies leave keys without a TTL alone.
         if policy.starts_with("allkeys-") && self.warned_of_evictions.is_new(incarnation) {
@@ -97,12 +98,12 @@ impl ConnectionFactory {
 
 /// A working connection.
 pub(crate) struct LiveConnection {
-    pub(super) shared: Arc<ServerConnections>,
-    pub(super) is_first: bool,
+    pub(super) server: Arc<ServerConnections>,
+    pub(super) purpose: Purpose,
     /// The pool's entry for `connection`. All partitions that use the connection share this `Arc`.
     pub(super) pooled: Arc<PoolEntry>,
     pub(crate) connection: MultiplexedConnection,
-    /// The incarnation of the server that RUN found over it: see [`PartitionClock::incarnation`](crate::l2::PartitionClock::incarnation).
+    /// The incarnation of the server that IDENTIFY found over it: see [`PartitionClock::incarnation`](crate::l2::PartitionClock::incarnation).
     pub(super) incarnation: u64,
     /// The term in which the connection was made: see [`PrimaryAt::term`](crate::l2::redis::primary::PrimaryAt::term).
     pub(super) term: u64,
@@ -116,8 +117,8 @@ impl LiveConnection {
         Arc::ptr_eq(&self.pooled, &other.pooled)
     }
 
-    pub(super) fn shared_connection(&self) -> &PurposeConnections {
-        self.shared.connection(self.is_first)
+    pub(super) fn shared_connection(&self) -> &SharedConnection {
+        self.server.shared_for(self.purpose)
     }
 
     /// About how many bytes the reads under way will bring, the reads of other partitions included.
@@ -144,16 +145,19 @@ impl Failure {
     }
 }
 
-/// Takes the connection that the partitions share, or makes one, and asks with RUN for the incarnation of the server.
+/// Takes the connection that the partitions share, or makes one, and asks with IDENTIFY for the incarnation of the server.
 pub(super) async fn connect(
     factory: Arc<ConnectionFactory>,
     first_is_there: Option<impl Fn() -> bool>,
 ) -> Result<LiveConnection, L2Error> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
-    let is_first = first_is_there.is_none();
-    let mut joined = join_server(&factory, is_first, deadline).await;
+    let purpose = match first_is_there {
+        None => Purpose::Requests,
+        Some(_) => Purpose::SpareReads,
+    };
+    let mut joined = join_server(&factory, purpose, deadline).await;
     if matches!(joined, Err(Failure::NotExecuted(_))) {
-        joined = join_server(&factory, is_first, deadline).await;
+        joined = join_server(&factory, purpose, deadline).await;
     }
     let (live, found) = joined.map_err(Failure::into_error)?;
     factory.check_process(&found);
@@ -168,60 +172,63 @@ pub(super) async fn connect(
     Ok(live)
 }
 
-/// A connection, and what RUN found over it. One on which RUN fails is retired, or the next attempt would be given the
+/// A connection, and what IDENTIFY found over it. One on which IDENTIFY fails is retired, or the next attempt would be given the
 /// same one again. The failure is [`Failure::NotExecuted`] if the server is not the primary.
 async fn join_server(
     factory: &ConnectionFactory,
-    is_first: bool,
+    purpose: Purpose,
     deadline: Instant,
-) -> Result<(LiveConnection, RunAnswer), Failure> {
+) -> Result<(LiveConnection, Identity), Failure> {
     let not_in_time = |_| Failure::Final(factory.not_in_time(CONNECT_TIMEOUT));
     let found = timeout_at(deadline, factory.topology.find(factory.names.slot)).await;
-    let shared = found.map_err(not_in_time)?.map_err(Failure::Final)?;
-    let shared_connection = shared.connection(is_first);
-    let pooled = shared.pooled(shared_connection);
+    let server = found.map_err(not_in_time)?.map_err(Failure::Final)?;
+    let shared_connection = server.shared_for(purpose);
+    let pooled = server.pooled(shared_connection);
     // Not dropped before the pool was asked whether it had to wait. A spare connection is not waited for.
-    let mut connecting = pin!(shared.connect(&pooled, is_first));
+    let mut connecting = pin!(server.connect(&pooled, purpose == Purpose::Requests));
     let connected = timeout_at(deadline, &mut connecting).await;
     let (connection, term, is_new) = connected.map_err(not_in_time)?.map_err(Failure::Final)?;
     // A connection that others have made may be one that no heartbeat has asked for since.
-    if !factory.believes(&shared, term) {
-        let (primary, slot) = (&shared.primary, factory.names.slot);
+    if !factory.believes(&server, term) {
+        let (primary, slot) = (&server.primary, factory.names.slot);
         primary.confirm(term, slot).await.map_err(|error| {
             primary.doubt(term);
             Failure::NotExecuted(error)
         })?;
     }
     // Together, so that a new connection costs one round trip.
-    let naming = factory.names.give_name(is_new, connection.clone());
-    let (topology, primary) = (&factory.topology, &shared.primary);
-    let running = run(&factory.names, None, topology, primary, connection.clone()).boxed();
+    let naming = give_name(&factory.names, is_new, connection.clone());
+    let (topology, primary) = (&factory.topology, &server.primary);
+    let running = identify(&factory.names, None, topology, primary, connection.clone()).boxed();
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok(found)) => {
             pooled.note_answer();
             // Once more: a read that has begun meanwhile relies on the connection as if it had been believed all the time.
-            if factory.believes(&shared, term) {
+            if factory.believes(&server, term) {
                 let live = LiveConnection {
                     incarnation: found.clock.incarnation,
                     silent: AtomicU32::new(0),
                     term,
                     connection,
-                    is_first,
+                    purpose,
                     pooled: Arc::clone(&pooled),
-                    shared: Arc::clone(&shared),
+                    server: Arc::clone(&server),
                 };
                 return Ok((live, found));
             }
             Failure::NotExecuted(L2Error::closed())
         }
-        Ok(Err(error)) if is(&error, is_not_executed) => {
-            if is(&error, is_elsewhere) {
+        Ok(Err(error)) if has_server_error(&error, is_not_executed) => {
+            if has_server_error(&error, is_elsewhere) {
                 // It is good for the partitions that are there.
-                return Err(Failure::NotExecuted(run_error(error, factory.names.slot)));
+                return Err(Failure::NotExecuted(identify_error(
+                    error,
+                    factory.names.slot,
+                )));
             }
             // The idle connections of the pool probably lead to the old primary as well.
-            shared.pool().retain(|_, _| false);
+            server.pool().retain(|_, _| false);
             Failure::NotExecuted(l2_error(error))
         }
         Ok(Err(error)) => Failure::Final(l2_error(error)),
@@ -247,6 +254,6 @@ pub(crate) fn is_not_executed(kind: ServerErrorKind) -> bool {
     is_no_primary(kind) || is_elsewhere(kind)
 }
 
-pub(super) fn is(error: &RedisError, kind: impl Fn(ServerErrorKind) -> bool) -> bool {
+pub(super) fn has_server_error(error: &RedisError, kind: impl Fn(ServerErrorKind) -> bool) -> bool {
     matches!(error.kind(), ErrorKind::Server(of) if kind(of))
 }

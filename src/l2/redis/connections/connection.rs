@@ -16,7 +16,8 @@ use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::connect::{
-    ConnectionFactory, Failure, LiveConnection, connect, is, is_no_primary, is_not_executed,
+    ConnectionFactory, Failure, LiveConnection, connect, has_server_error, is_no_primary,
+    is_not_executed,
 };
 use crate::l2::redis::error::l2_error;
 use crate::l2::{L2Error, LONGEST_PAUSE, reconnect_delays};
@@ -104,7 +105,7 @@ impl ConnectionSlot {
         loop {
             match self.send_copy(deadline, &send).await {
                 // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second
-                // copy goes over a connection on which RUN has just been answered.
+                // copy goes over a connection on which IDENTIFY has just been answered.
                 Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) if !is_second => {
                     is_second = true;
                 }
@@ -206,7 +207,7 @@ impl ConnectionSlot {
                     current.failures = current.failures.saturating_add(1);
                 }
                 // The witnesses may name another primary by now.
-                Some(Ok(live)) if !self.factory.believes(&live.shared, live.term) => {}
+                Some(Ok(live)) if !self.factory.believes(&live.server, live.term) => {}
                 // Another partition has found that it may be lost.
                 Some(Ok(live)) if live.pooled.is_suspected() => {}
                 // The runtime of its task has ended: nobody would ever finish this attempt.
@@ -255,8 +256,8 @@ impl ConnectionSlot {
     fn judge_error(&self, live: &Arc<LiveConnection>, error: RedisError) -> Failure {
         live.pooled.note_answer();
         // Such a server refuses each request before it executes anything, so this copy was not executed (rule 14).
-        let not_executed = is(&error, is_not_executed);
-        if is(&error, is_no_primary) || error.is_unrecoverable_error() {
+        let not_executed = has_server_error(&error, is_not_executed);
+        if has_server_error(&error, is_no_primary) || error.is_unrecoverable_error() {
             self.discard(live);
         } else if not_executed {
             // The connection is good for the partitions that are still there.

@@ -3,12 +3,14 @@
 //! - [`topology`]: the server of each partition: one for all, or the nodes of a cluster
 //! - [`server_connections`]: the pool of one server, and which of its connections is shared
 //! - [`connection`]: one connection as a partition uses it; [`connect`]: how it is made
-//! - [`run`]: the first request of a partition over a connection; [`number_of_partitions`]: which partitions of a
+//! - [`naming`]: the names of connections
+//! - [`identify`]: the first request of a partition over a connection; [`number_of_partitions`]: which partitions of a
 //!   namespace may be used, which is found out for all of them together
 
 pub(super) mod connect;
 pub(super) mod connection;
+pub(super) mod identify;
+pub(super) mod naming;
 mod number_of_partitions;
-pub(super) mod run;
 pub(super) mod server_connections;
 pub(super) mod topology;

@@ -142,7 +142,7 @@ impl Clocks<'_> {
         step.partition_keys(&[CLOCK, LOG, MEMBERS])
             .arg(partition.of);
         step.arg(from.map_or_else(String::new, |from| from.to_string()));
-        step.arg(to).load();
+        step.arg(to).with_script_text();
         let connection = self.topology.connection(names.slot, self.connection).await;
         step.run(connection.map_err(io::Error::other)?).await
     }
@@ -206,7 +206,7 @@ impl Clocks<'_> {
         for clock in clocks {
             ask.key_by_name(clock.name());
         }
-        ask.load();
+        ask.with_script_text();
         ask.run(connection).await
     }
 }

@@ -29,17 +29,26 @@ pub(crate) struct ServerConnections {
     /// Whether the pool belongs to the user, and is not made by the connector.
     pub(crate) is_given: bool,
     pub(crate) primary: Primary,
-    first: PurposeConnections,
-    spare: PurposeConnections,
+    requests: SharedConnection,
+    spare_reads: SharedConnection,
     pub(crate) pubsub: PerRuntime<PubSub>,
 }
 
 /// A pool, and where it leads if that may change.
 struct PoolAt(Pool, Option<Address>);
 
-/// Connections of the pool for one purpose.
+/// What a connection of the pool is for.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Purpose {
+    /// All requests.
+    Requests,
+    /// Reads, while the connection for requests is busy. A pool that has none to give at once is not waited for.
+    SpareReads,
+}
+
+/// A connection of the pool that all partitions share for one purpose: another one on each runtime.
 #[derive(Default)]
-pub(super) struct PurposeConnections {
+pub(super) struct SharedConnection {
     pub(super) current: PerRuntime<PoolEntry>,
     /// About how many bytes the reads under way over them will bring.
     pub(super) expected: AtomicUsize,
@@ -68,15 +77,18 @@ impl ServerConnections {
             is_given,
             pool: Mutex::new(PoolAt(pool, None)),
             primary,
-            first: PurposeConnections::default(),
-            spare: PurposeConnections::default(),
+            requests: SharedConnection::default(),
+            spare_reads: SharedConnection::default(),
             pubsub: PerRuntime::default(),
         })
     }
 
-    /// Those for all requests, or the spare ones.
-    pub(super) fn connection(&self, is_first: bool) -> &PurposeConnections {
-        if is_first { &self.first } else { &self.spare }
+    /// The connection that all partitions share for this purpose.
+    pub(super) fn shared_for(&self, purpose: Purpose) -> &SharedConnection {
+        match purpose {
+            Purpose::Requests => &self.requests,
+            Purpose::SpareReads => &self.spare_reads,
+        }
     }
 
     /// The pool that leads to the primary.
@@ -94,7 +106,7 @@ impl ServerConnections {
     }
 
     /// The connection that partitions share, unless it leads to a primary that is no longer believed.
-    pub(super) fn pooled(&self, connection: &PurposeConnections) -> Arc<PoolEntry> {
+    pub(super) fn pooled(&self, connection: &SharedConnection) -> Arc<PoolEntry> {
         let pooled = connection.current.get();
         let made = pooled.connection.get();
         if made.is_none_or(|(_, term)| self.primary.is_term(*term)) {
@@ -183,7 +195,7 @@ impl Default for PoolEntry {
     }
 }
 
-impl PurposeConnections {
+impl SharedConnection {
     /// No partition is given this connection again, neither by this nor by the pool. Partitions that have it can go on.
     pub(super) fn retire(&self, pool_entry: &Arc<PoolEntry>) {
         self.current.retire(pool_entry);
@@ -249,12 +261,12 @@ mod tests {
         let server = Server::from("redis://cache/1").dialed_by(echoes.clone());
         assert_eq!(server.url, None, "caches that are told this URL share none");
         let connector = server.connector().unwrap();
-        let shared = ServerConnections::new(connector.clone().into(), None).unwrap();
-        let pooled = shared.pooled(shared.connection(true));
-        let refused = shared.connect(&pooled, true).await.map(drop).unwrap_err();
+        let server = ServerConnections::new(connector.clone().into(), None).unwrap();
+        let pooled = server.pooled(server.shared_for(Purpose::Requests));
+        let refused = server.connect(&pooled, true).await.map(drop).unwrap_err();
         assert!(refused.is_unreachable(), "{refused}");
-        let (of_requests, _, is_new) = shared.connect(&pooled, true).await.unwrap();
-        assert!(is_new && !shared.connect(&pooled, true).await.unwrap().2);
+        let (of_requests, _, is_new) = server.connect(&pooled, true).await.unwrap();
+        assert!(is_new && !server.connect(&pooled, true).await.unwrap().2);
         let other = connector.at(&("node".to_owned(), 7000)).unwrap();
         let of_messages = other.subscriber(|_| Ok::<_, io::Error>(())).await.unwrap();
         for mut connection in [of_requests, of_messages] {
@@ -263,9 +275,9 @@ mod tests {
         }
         let dialed = take(&mut *lock(&echoes.0));
         assert_eq!(dialed, ["cache:6379", "cache:6379", "node:7000"]);
-        shared.connection(true).retire(&pooled);
+        server.shared_for(Purpose::Requests).retire(&pooled);
         assert!(!Arc::ptr_eq(
-            &shared.pooled(shared.connection(true)),
+            &server.pooled(server.shared_for(Purpose::Requests)),
             &pooled
         ));
     }

@@ -12,7 +12,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 #[cfg(feature = "cluster")]
 use futures::future::try_join_all;
 
-use super::server_connections::ServerConnections;
+use super::server_connections::{Purpose, ServerConnections};
 use crate::l2::L2Error;
 #[cfg(any(feature = "cluster", feature = "inspect"))]
 use crate::l2::redis::primary::Primary;
@@ -47,7 +47,7 @@ impl Topology {
     )]
     pub(crate) async fn find(&self, slot: Option<u16>) -> Result<Arc<ServerConnections>, L2Error> {
         match (self, slot) {
-            (Self::Server(shared), _) => Ok(Arc::clone(shared)),
+            (Self::Server(server), _) => Ok(Arc::clone(server)),
             #[cfg(feature = "cluster")]
             (Self::Cluster(nodes), Some(slot)) => nodes.at(nodes.cluster.find(slot).await?),
             #[cfg(feature = "cluster")]
@@ -63,7 +63,7 @@ impl Topology {
     )]
     pub(crate) async fn all(&self) -> Result<Vec<Primary>, L2Error> {
         match self {
-            Self::Server(shared) => Ok(vec![shared.primary.clone()]),
+            Self::Server(server) => Ok(vec![server.primary.clone()]),
             #[cfg(feature = "cluster")]
             Self::Cluster(Nodes { cluster, .. }) => {
                 // A slot without an owner is an error: its keys could not be seen.
@@ -85,9 +85,9 @@ impl Topology {
         if matches!(self, Self::Server(_)) {
             return Ok(this.clone());
         }
-        let shared = self.find(slot).await?;
-        let pooled = shared.pooled(shared.connection(true));
-        let (connection, ..) = shared.connect(&pooled, true).await?;
+        let server = self.find(slot).await?;
+        let pooled = server.pooled(server.shared_for(Purpose::Requests));
+        let (connection, ..) = server.connect(&pooled, true).await?;
         Ok(connection)
     }
 
@@ -113,8 +113,8 @@ impl Topology {
     /// too large for that.
     pub(super) fn is_pool_exhausted(&self) -> bool {
         match self {
-            Self::Server(shared) => {
-                let status = shared.pool().status();
+            Self::Server(server) => {
+                let status = server.pool().status();
                 status.waiting > 0 && status.available == 0 && status.size >= status.max_size
             }
             #[cfg(feature = "cluster")]
@@ -129,7 +129,7 @@ impl Topology {
     )]
     pub(crate) fn database(&self) -> Option<i64> {
         match self {
-            Self::Server(shared) => Some(shared.primary.connector.database()),
+            Self::Server(server) => Some(server.primary.connector.database()),
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => None,
         }
@@ -158,9 +158,9 @@ impl Nodes {
         }
         // No async closure: the compiler ends in a fault at this one when it compiles the crate again.
         let connections = nodes.into_iter().map(|(address, places)| async move {
-            let shared = self.at(address)?;
-            let pooled = shared.pooled(shared.connection(true));
-            let (connection, ..) = shared.connect(&pooled, true).await?;
+            let server = self.at(address)?;
+            let pooled = server.pooled(server.shared_for(Purpose::Requests));
+            let (connection, ..) = server.connect(&pooled, true).await?;
             Ok((connection, places))
         });
         try_join_all(connections).await
@@ -169,13 +169,13 @@ impl Nodes {
     /// The connections to a node, which all partitions on it share.
     fn at(&self, address: Address) -> Result<Arc<ServerConnections>, L2Error> {
         let mut each = lock(&self.each);
-        if let Some(shared) = each.get(&address).and_then(Weak::upgrade) {
-            return Ok(shared);
+        if let Some(server) = each.get(&address).and_then(Weak::upgrade) {
+            return Ok(server);
         }
         let node = Primary::node(&self.cluster, &address).ok_or_else(L2Error::closed)?;
-        let shared = Arc::new(ServerConnections::new(node, None)?);
-        each.retain(|_, shared| shared.strong_count() > 0);
-        each.insert(address, Arc::downgrade(&shared));
-        Ok(shared)
+        let server = Arc::new(ServerConnections::new(node, None)?);
+        each.retain(|_, server| server.strong_count() > 0);
+        each.insert(address, Arc::downgrade(&server));
+        Ok(server)
     }
 }

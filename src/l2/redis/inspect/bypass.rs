@@ -10,7 +10,7 @@ use crate::key::key_text;
 use crate::l2::redis::names::BYPASS;
 use crate::l2::redis::script_call::{LuaScript, ScriptCall};
 use crate::l2::redis::scripts::{ALLOW_OOM, lua};
-use crate::l2::redis::steps::partition::fleet_bypass;
+use crate::l2::redis::steps::counts::fleet_bypass;
 use crate::l2::{FleetBypass, L2Error, PartitionNumber};
 use crate::stats::stored_after;
 use crate::vocabulary::MOST_BYPASSED_BY_FLEET;

@@ -8,10 +8,10 @@ use deadpool_redis::redis::cmd;
 
 use super::audit::PartitionAudit;
 use super::connections::{CONNECT_TIMEOUT, KeptConnections, at_most, connect, in_time};
-use super::{Namespace, SCANNED};
+use super::{Namespace, SCAN_COUNT};
 use crate::l2::redis::RedisL2;
 use crate::l2::redis::names::{CLOCK, literal};
-use crate::l2::redis::steps::partition::stored_counts;
+use crate::l2::redis::steps::counts::stored_counts;
 use crate::l2::{L2Error, PartitionNumber};
 use crate::stats::{BYPASS, INSTANCE, MISMATCHED, RELEASE, SHARE, Stats};
 use crate::util::partial_debug::partial_debug;
@@ -104,7 +104,7 @@ impl Namespace {
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(&pattern);
-                scan.arg("COUNT").arg(SCANNED);
+                scan.arg("COUNT").arg(SCAN_COUNT);
                 let names: Vec<Vec<u8>>;
                 (cursor, names) = in_time(scan.query_async(&mut connection)).await?;
                 found.names.extend(names.iter().filter_map(|name| {
@@ -114,7 +114,7 @@ impl Namespace {
                     (!name.contains(['{', '}'])).then(|| name.to_owned())
                 }));
                 // The server may return more or fewer names than it has looked at, so the names say nothing of that.
-                looked_at += SCANNED;
+                looked_at += SCAN_COUNT;
                 if cursor == 0 || looked_at >= most {
                     found.are_all &= cursor == 0;
                     break;

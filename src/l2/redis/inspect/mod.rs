@@ -1,6 +1,6 @@
 //! What a namespace has in Redis, read by tools. Nothing is changed, but by `forget` and `bypass`: no member joins, no
 //! epoch begins, and no number of partitions is settled. So none of this goes over the connections of a partition, which
-//! begin with RUN.
+//! begin with IDENTIFY.
 //!
 //! - `connections`: how long they and answers may take, and which are kept
 //! - `stored`: what a key has
@@ -54,7 +54,7 @@ use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::MOST_PARTITIONS;
 
 /// Keys that a step of a SCAN looks at, or about as many.
-const SCANNED: usize = 1000;
+const SCAN_COUNT: usize = 1000;
 
 /// A namespace in Redis, to be looked at. No call but [`forget`](Self::forget) and [`bypass`](Self::bypass) changes
 /// anything there.
@@ -230,7 +230,7 @@ impl Connected {
         scan.arg(cursor)
             .arg("MATCH")
             .arg(self.names.values_under(prefix));
-        scan.arg("COUNT").arg(SCANNED);
+        scan.arg("COUNT").arg(SCAN_COUNT);
         in_time(scan.query_async(&mut self.connection)).await
     }
 

@@ -1,7 +1,7 @@
 -- HEARTBEAT  clock members | id, {clock members id}..., nonce
 --   ->  nonce, now, incarnation, {{in order, epoch, seq, ver, generation, off}, ...}; reads only
 -- The clock of each partition, as the answer to its heartbeat (rule 8). Not in order: a missing or damaged clock, an
--- incarnation of the server that no RUN has registered, a replica, or a primary without the replicas that it must have.
+-- incarnation of the server that no IDENTIFY has registered, a replica, or a primary without the replicas that it must have.
 -- The generation of the list of members is 0 if the instance is not in it (rule 16).
 local nonce, are_several = ARGV[#ARGV], #ARGV > 2
 

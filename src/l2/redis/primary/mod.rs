@@ -144,7 +144,7 @@ impl Primary {
         }
     }
 
-    /// The proof that this primary has all that the former one has executed in this incarnation, for RUN (rule 28);
+    /// The proof that this primary has all that the former one has executed in this incarnation, for IDENTIFY (rule 28);
     /// empty if there is none. Takes a second at most.
     #[cfg_attr(
         not(feature = "cluster"),

@@ -1,47 +1,21 @@
-//! Where a server is and how connections to it are made: address, database, user and TLS. Settings that cannot work
-//! are refused here, before anything connects.
+//! Where a server is: address, database, user and TLS. Settings that cannot work are refused here, before anything
+//! connects. [`connector`] makes connections, [`credentials`] logs in with passwords that change.
 
+mod connector;
+mod credentials;
+mod dialer;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 pub(super) mod tls;
 
-use std::io;
-use std::mem;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
-use deadpool_redis::redis::io::tcp::TcpSettings;
-use deadpool_redis::redis::io::tcp::socket2::TcpKeepalive;
-use deadpool_redis::redis::{
-    AsyncConnectionConfig, BasicAuth, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, RedisResult, StreamingCredentialsProvider,
-};
-use deadpool_redis::{Manager, Pool, Runtime};
-use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task_local;
-use tokio::time::timeout;
+use deadpool_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo};
 
-use super::error::is_login_refused;
+pub(super) use self::connector::{Address, CONNECT_TIMEOUT, Connector};
+pub(super) use self::credentials::{Credentials, log_in};
+pub use self::dialer::{DialedStream, Dialer};
 use crate::l2::L2Error;
-use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
-
-/// The size of a pool that this module makes. No process reaches it, as each partition takes two connections and keeps
-/// them.
-const POOL_SIZE: usize = 1024;
-
-/// A connection that has carried nothing for this long is probed by the kernel. Firewalls and NATs see the probe: they
-/// forget a connection that carries nothing, most of them after minutes.
-const IDLE_UNTIL_PROBED: Duration = Duration::from_secs(15);
-/// Probes that are not acknowledged follow each other at this interval.
-#[cfg(any(target_os = "android", target_os = "linux"))]
-const PROBED_EVERY: Duration = Duration::from_secs(5);
-/// A connection ends when the server has acknowledged neither a probe nor data for this long.
-#[cfg(any(target_os = "android", target_os = "linux"))]
-const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
 
 /// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate. A
 /// user without a password logs in with an empty one, which Redis takes if the user has `nopass`. A password alone is
@@ -99,22 +73,6 @@ pub struct Server {
     pub(super) url: Option<String>,
     dialer: Option<Arc<dyn Dialer>>,
 }
-
-/// Opens streams to servers, for a test whose servers are in its process.
-#[doc(hidden)]
-pub trait Dialer: Send + Sync {
-    /// Opens a stream. It carries no TLS, whatever the address says.
-    fn dial(
-        &self,
-        address: &ConnectionAddr,
-    ) -> BoxFuture<'static, io::Result<Box<dyn DialedStream>>>;
-}
-
-/// A stream to a server.
-#[doc(hidden)]
-pub trait DialedStream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> DialedStream for T {}
 
 impl From<&str> for Server {
     fn from(url: &str) -> Self {
@@ -241,238 +199,7 @@ impl Server {
             // and not this user with any: it would refuse the one connection and not the other.
             login = login.set_username("default");
         }
-        let tcp = tcp_settings(info.tcp_settings().clone());
-        Ok(Connector {
-            info: info.set_redis_settings(login).set_tcp_settings(tcp),
-            credentials: None,
-            dialer: self.dialer,
-        })
-    }
-}
-
-/// The settings with what the client leaves off, unless they have it.
-fn tcp_settings(given: TcpSettings) -> TcpSettings {
-    let mut settings = given.set_nodelay(true);
-    if settings.keepalive().is_none() {
-        let keepalive = TcpKeepalive::new().with_time(IDLE_UNTIL_PROBED);
-        #[cfg(any(target_os = "android", target_os = "linux"))]
-        let keepalive = keepalive.with_interval(PROBED_EVERY);
-        settings = settings.set_keepalive(keepalive);
-    }
-    #[cfg(any(target_os = "android", target_os = "linux"))]
-    if settings.user_timeout().is_none() {
-        settings = settings.set_user_timeout(UNACKNOWLEDGED_FOR);
-    }
-    settings
-}
-
-/// How long it may take to make a connection, the wait for the pool included.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A host and its port.
-pub(super) type Address = (String, u16);
-
-/// Makes connections to a server.
-#[derive(Clone)]
-pub(super) struct Connector {
-    info: ConnectionInfo,
-    pub(super) credentials: Option<Credentials>,
-    dialer: Option<Arc<dyn Dialer>>,
-}
-
-impl Connector {
-    pub(super) fn database(&self) -> i64 {
-        self.info.redis_settings().db()
-    }
-
-    /// A connector to another address, with the login and the TLS of this one. `None` for a unix socket.
-    pub(super) fn at(&self, (host, port): &Address) -> Option<Self> {
-        let mut addr = self.info.addr().clone();
-        match &mut addr {
-            ConnectionAddr::Tcp(to, at)
-            | ConnectionAddr::TcpTls {
-                host: to, port: at, ..
-            } => (*to, *at) = (host.clone(), *port),
-            _ => return None,
-        }
-        Some(Self {
-            info: self.info.clone().set_addr(addr),
-            credentials: self.credentials.clone(),
-            dialer: self.dialer.clone(),
-        })
-    }
-
-    /// Host and port, or the path of a socket.
-    pub(super) fn address(&self) -> String {
-        self.info.addr().to_string()
-    }
-
-    pub(super) fn pool(&self) -> Result<Pool, L2Error> {
-        let manager = Manager::new_with_config(self.info.clone(), self.pool_config());
-        let manager = manager.map_err(|error| L2Error::bad_config(error.to_string()))?;
-        let pool = Pool::builder(manager).max_size(POOL_SIZE);
-        let pool = pool.runtime(Runtime::Tokio1).build();
-        pool.map_err(|error| L2Error::bad_config(error.to_string()))
-    }
-
-    /// A connection in the place of one of the pool, whose manager knows no dialer. `None` without a dialer.
-    pub(super) async fn unpooled(&self) -> Option<RedisResult<MultiplexedConnection>> {
-        self.dialer.as_ref()?;
-        Some(self.connect(self.info.clone(), self.pool_config()).await)
-    }
-
-    /// The host and the port; both are empty for a unix socket.
-    #[cfg(feature = "cluster")]
-    pub(super) fn host_and_port(&self) -> Address {
-        match self.info.addr() {
-            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-                (host.clone(), *port)
-            }
-            _ => Address::default(),
-        }
-    }
-
-    /// A connection of its own.
-    #[cfg(any(feature = "cluster", feature = "inspect"))]
-    pub(super) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
-        self.connect(self.info.clone(), self.config()).await
-    }
-
-    /// A connection whose messages are given to `receive`.
-    pub(super) async fn subscriber(
-        &self,
-        receive: impl AsyncPushSender,
-    ) -> RedisResult<MultiplexedConnection> {
-        let settings = self.info.redis_settings().clone();
-        // Over RESP2 a connection that subscribes takes no other requests: heartbeats would need a second connection,
-        // whose answers have no order with the messages (rule 8).
-        let settings = settings.set_protocol(ProtocolVersion::RESP3);
-        let info = self.info.clone().set_redis_settings(settings);
-        self.connect(info, self.config().set_push_sender(receive))
-            .await
-    }
-
-    async fn connect(
-        &self,
-        info: ConnectionInfo,
-        config: AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
-        let Some(dialer) = &self.dialer else {
-            let client = Client::open(info)?;
-            let connect = || client.get_multiplexed_async_connection_with_config(&config);
-            return log_in(connect, is_login_refused).await;
-        };
-        let (login, config) = (info.redis_settings(), &config);
-        let connect = || async {
-            let stream = dialer.dial(info.addr()).await?;
-            let connecting = MultiplexedConnection::new_with_config(login, stream, config.clone());
-            let (connection, driver) = connecting.await?;
-            // It ends when the stream does, or when the connection is dropped and all its requests are answered.
-            tokio::spawn(driver);
-            Ok(connection)
-        };
-        log_in(connect, is_login_refused).await
-    }
-
-    fn pool_config(&self) -> AsyncConnectionConfig {
-        // Larger than the client's defaults, as all callers of a cache share one connection.
-        self.config()
-            .set_pipeline_buffer_size(1024)
-            .set_write_backpressure_boundary(64 * 1024)
-    }
-
-    fn config(&self) -> AsyncConnectionConfig {
-        // Time limits are kept by the partition, for pools of any make.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        match &self.credentials {
-            Some(credentials) => config.set_credentials_provider(credentials.clone()),
-            None => config,
-        }
-    }
-}
-
-/// A provider of credentials that all connections share.
-#[derive(Clone)]
-pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
-
-type Stream = BoxStream<'static, RedisResult<BasicAuth>>;
-
-/// How many credentials of a stream a new connection tries.
-const LOGINS: usize = 4;
-/// How soon credentials have to follow those that Redis has refused.
-const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
-
-task_local! {
-    /// What the provider gives for the connection that this task makes, after what was taken already.
-    static FOLLOWING: Mutex<Option<Stream>>;
-}
-
-/// Makes a connection. If Redis refuses credentials of a provider, the credentials that follow are tried at once: a
-/// provider may fetch these only when its stream is polled on, so that a stream of the next attempt would begin with the
-/// refused ones again.
-pub(super) async fn log_in<T, E, Connecting: Future<Output = Result<T, E>>>(
-    connect: impl Fn() -> Connecting,
-    is_refused: impl Fn(&E) -> bool,
-) -> Result<T, E> {
-    let connecting = async {
-        let mut answer = connect().await;
-        for _ in 1..LOGINS {
-            if !answer.as_ref().is_err_and(&is_refused) || !has_following().await {
-                break;
-            }
-            answer = connect().await;
-        }
-        answer
-    };
-    FOLLOWING.scope(Mutex::default(), connecting).await
-}
-
-/// Whether credentials follow those that were taken, soon enough.
-async fn has_following() -> bool {
-    let Some(mut following) = take_following() else {
-        return false;
-    };
-    let Ok(Some(Ok(next))) = timeout(FOLLOW_WITHIN, following.next()).await else {
-        return false;
-    };
-    keep_following(stream::iter([Ok(next)]).chain(following).boxed());
-    true
-}
-
-fn take_following() -> Option<Stream> {
-    FOLLOWING.try_with(|kept| lock(kept).take()).ok().flatten()
-}
-
-/// Returns the stream if this task makes no connection.
-fn keep_following(stream: Stream) -> Option<Stream> {
-    let mut stream = Some(stream);
-    let keep = |kept: &Mutex<Option<Stream>>| mem::replace(&mut *lock(kept), stream.take());
-    // Without the lock: the stream is the provider's, and so is its `Drop`.
-    drop(FOLLOWING.try_with(keep));
-    stream
-}
-
-impl StreamingCredentialsProvider for Credentials {
-    /// The client subscribes twice for a connection: for the credentials to log in with, and then, when it has logged
-    /// in, for all that follow. Both are parts of one stream of the provider.
-    fn subscribe(&self) -> Stream {
-        let error = |what: &str| io::Error::other(format!("the provider of credentials {what}"));
-        let following = take_following();
-        let is_new = following.is_none();
-        let credentials = following.unwrap_or_else(|| {
-            // The provider's own error may show a secret.
-            let failed = move |_| error("has failed").into();
-            (self.0.subscribe().map(move |given| given.map_err(failed))).boxed()
-        });
-        let first = credentials.into_future().map(move |(first, others)| {
-            // Without this, the client takes a stream that ends at once for a refusal of Redis.
-            let none = || is_new.then(|| Err(error("has given none").into()));
-            // The client drops this stream when it has the first of them.
-            stream::iter(first.or_else(none)).chain(stream::iter(keep_following(others)).flatten())
-        });
-        first.flatten_stream().boxed()
+        Ok(Connector::new(info.set_redis_settings(login), self.dialer))
     }
 }
 
@@ -509,18 +236,6 @@ mod tests {
         for (url, what) in cases {
             assert!(reason(url).contains(what), "{url}: {}", reason(url));
         }
-    }
-
-    #[test]
-    fn settings_of_tcp_that_are_given_stay() {
-        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
-        let given = TcpSettings::default().set_keepalive(keepalive.clone());
-        let settings = tcp_settings(given);
-        assert!(settings.nodelay());
-        let shown = format!("{:?}", settings.keepalive());
-        assert_eq!(shown, format!("{:?}", Some(keepalive)));
-        #[cfg(any(target_os = "android", target_os = "linux"))]
-        assert_eq!(settings.user_timeout(), Some(UNACKNOWLEDGED_FOR));
     }
 
     #[cfg(not(feature = "tls"))]

@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, FromRedisValue, RedisResult, cmd};
+use deadpool_redis::redis::cmd;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::{Instant, sleep};
 
+use super::counts::{fleet_bypass, stored_counts};
 use super::load_steps::LoadSteps;
 use super::read_batcher::SingleReads;
 use super::read_request::ReadRequests;
 use crate::clock::millis;
 use crate::key::Key;
-use crate::l2::redis::connections::connect::{ConnectionFactory, Failure};
+use crate::l2::redis::connections::connect::ConnectionFactory;
 use crate::l2::redis::connections::connection::ConnectionSlot;
 use crate::l2::redis::members;
 use crate::l2::redis::names::{
@@ -37,22 +36,17 @@ use crate::l2::{
 };
 use crate::prefixes::Prefixes;
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
-use crate::wire::envelope::{self, MAX_TAGS, MOST_VALUES};
+use crate::wire::envelope;
 use crate::wire::message;
 
 /// Messages read from the log at a time.
-const REPLAY: usize = 1024;
+const LOG_ENTRIES_PER_READ: usize = 1024;
 /// Keys that a step of a SCAN looks at, or about as many.
-const SCANNED: usize = 1000;
-/// For how many timeouts a caller waits for a write whose first copy may still arrive; after that it is an error.
-const LONGEST_DOUBT: u32 = 2;
-/// The attempts of a script that needs the tags of the stored value, if the tags change between the attempts.
-const TAGS_CHANGE: usize = 4;
+const SCAN_COUNT: usize = 1000;
 /// Tag versions that a request reads at most.
 const TAG_VERSIONS: usize = 1024;
 
-/// One namespace on a Redis server.
+/// One partition of a namespace, on a Redis server.
 pub(crate) struct RedisPartition {
     pub(super) names: Arc<Names>,
     /// Of the values that it reads, as they have it.
@@ -95,9 +89,9 @@ impl RedisPartition {
         let both = [Arc::clone(&connections), spare];
         let requests = ReadRequests::new(Arc::clone(&names), both);
         let batchers = Arc::clone(&servers.batchers);
-        let beats = Arc::clone(&servers.beats);
+        let heartbeat_schedule = Arc::clone(&servers.heartbeat_schedule);
         Self {
-            subscriptions: Subscriptions::new(topology, Arc::clone(&names), beats),
+            subscriptions: Subscriptions::new(topology, Arc::clone(&names), heartbeat_schedule),
             loads: LoadSteps::new(Arc::clone(&names), Arc::clone(&connections), name.type_tag),
             names,
             type_tag: name.type_tag.to_be_bytes(),
@@ -105,107 +99,6 @@ impl RedisPartition {
             connections,
             _servers: Arc::clone(servers),
         }
-    }
-
-    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy
-    /// that is sent: a random number must not repeat.
-    pub(super) fn step<'a, A: FromRedisValue + Send, T>(
-        &'a self,
-        lua: &'static LuaScript,
-        keys: usize,
-        read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
-        write: impl Fn(&mut ScriptCall<'a>) + Send + Sync + 'a,
-    ) -> Reply<'a, T> {
-        let send = move |connection| {
-            let mut call = ScriptCall::new(lua, &self.names, keys);
-            write(&mut call);
-            call.run(connection)
-        };
-        async move { read(self.connections.send(send).await?) }.boxed()
-    }
-
-    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
-        let send = |mut connection| async move { command.query_async(&mut connection).await };
-        self.connections.send(send).await
-    }
-
-    /// Sends a write that must not arrive late: the script refuses it after the deadline, and until then this does not
-    /// return while a copy may be on its way. `read` reads the answer, and when the store has given it.
-    pub(super) async fn send_before_deadline<'a, T: Send>(
-        &self,
-        deadline: Option<u64>,
-        call: impl Fn() -> ScriptCall<'a> + Sync,
-        read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
-    ) -> Result<T, L2Error> {
-        let late = || L2Error::unexpected("the write came after its deadline");
-        let limit = self.connections.limit();
-        let once = || async {
-            let send = |connection| call().run::<Option<Vec<u8>>>(connection);
-            let answer = self
-                .connections
-                .send_copy(Instant::now() + limit, &send)
-                .await?;
-            let answer = answer.ok_or_else(late).and_then(|answer| read(&answer));
-            // A late copy was refused, and an answer that cannot be read is one: neither is sent again.
-            answer.map_err(Failure::Final)
-        };
-        self.connections.leave_ended();
-        let answer = match (once().await, deadline) {
-            // No copy is on its way, so the second one is like a first.
-            (Err(Failure::NotExecuted(_)), _) => once().await,
-            (Err(Failure::InDoubt(error)), Some(deadline)) => {
-                // Whatever becomes of the second copy, the first may have been executed or not.
-                let Ok((answer, at)) = once().await else {
-                    return Err(error);
-                };
-                // The first copy may still be on its way. It must not arrive after the caller was answered: it could
-                // undo an invalidation that follows (rule 14).
-                // `at` is the store's time, as the deadline is: no clock of this process takes part.
-                let in_doubt = deadline.saturating_sub(at).saturating_add(1);
-                let in_doubt = Duration::from_millis(in_doubt);
-                if in_doubt > limit * LONGEST_DOUBT {
-                    return Err(error);
-                }
-                sleep(in_doubt).await;
-                return Ok(answer);
-            }
-            (answer, _) => answer,
-        };
-        let (answer, _) = answer.map_err(Failure::into_error)?;
-        Ok(answer)
-    }
-
-    /// Sends a write as [`send_before_deadline`](Self::send_before_deadline) does, whose script has to be told the tags
-    /// of the stored value, or of all values of the key: if the script answers with other tags, the write is sent again
-    /// with these. `call` is given the tags as they are stored, and their names.
-    pub(super) async fn send_with_tags<'a, T: Send>(
-        &self,
-        deadline: Option<u64>,
-        call: impl Fn(&[u8], &[Key]) -> ScriptCall<'a> + Sync,
-        read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
-    ) -> Result<T, L2Error> {
-        let read = |answer: &[u8]| match answer.split_first() {
-            // Any other answer begins with a time, which is not that late.
-            Some((b'T', tags)) => {
-                let (at, tags) = tags.split_first_chunk().ok_or_else(malformed_answer)?;
-                Ok((Err(tags.to_vec()), u64::from_be_bytes(*at)))
-            }
-            _ => read(answer).map(|(answer, at)| (Ok(answer), at)),
-        };
-        // First as for a value without tags, which most have: an attempt that guesses wrong costs one round trip, and
-        // a request that asks for the tags first would cost it each time.
-        let mut stored = Vec::new();
-        for _ in 0..TAGS_CHANGE {
-            // Of a damaged value the tags cannot be read.
-            let tags = envelope::open_tags(&stored, MOST_VALUES * MAX_TAGS);
-            let tags = tags.ok_or_else(malformed_answer)?;
-            let call = || call(&stored, &tags);
-            match self.send_before_deadline(deadline, call, read).await? {
-                Ok(answer) => return Ok(answer),
-                Err(tags) => stored = tags,
-            }
-        }
-        Err(L2Error::unexpected("the tags of a value changed each time"))
     }
 
     /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it
@@ -475,7 +368,7 @@ impl Partition for RedisPartition {
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(&pattern);
-                scan.arg("COUNT").arg(SCANNED);
+                scan.arg("COUNT").arg(SCAN_COUNT);
                 let (next, names): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
                 let found = names.iter().flat_map(|name| {
                     let indexes = which.matching(name.get(before_key..).unwrap_or_default());
@@ -483,7 +376,7 @@ impl Partition for RedisPartition {
                 });
                 let found: Vec<_> = found.collect();
                 // With several prefixes, or with a dense table, a step of SCAN may find far more than it was asked for.
-                for found in found.chunks(SCANNED) {
+                for found in found.chunks(SCAN_COUNT) {
                     let gone = self.step(&scripts::REMOVE, 1 + found.len(), Ok, |call| {
                         call.partition_keys(&[CLOCK]);
                         for (name, ..) in found {
@@ -514,7 +407,7 @@ impl Partition for RedisPartition {
         async move {
             let mut range = cmd("XRANGE");
             range.arg(self.names.name(LOG, "")).arg(first).arg("+");
-            range.arg("COUNT").arg(REPLAY);
+            range.arg("COUNT").arg(LOG_ENTRIES_PER_READ);
             let entries: Vec<Entry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
             // A message that is damaged, or of another format, is skipped, which leaves a hole in the numbers. So are
@@ -608,39 +501,4 @@ impl Partition for RedisPartition {
         self.connections.rely(me.max_staleness);
         self.subscriptions.subscribe(me).boxed()
     }
-}
-
-/// Reads which prefixes are bypassed. Another program may have written any bytes: no key begins with them.
-pub(crate) fn fleet_bypass(answer: &[Vec<u8>]) -> FleetBypass {
-    let mut texts = answer.iter().map(|text| str::from_utf8(text).ok());
-    let number = |text: &str| text.parse().ok();
-    let now = texts.next().flatten().and_then(number).unwrap_or(0);
-    let prefixes = texts.filter_map(|text| {
-        let (till, prefix) = text?.split_once(' ')?;
-        Some((Key::from(prefix), number(till)?))
-    });
-    FleetBypass {
-        now,
-        prefixes: prefixes.take(MOST_BYPASSED_BY_FLEET).collect(),
-    }
-}
-
-/// The counters that instances have stored, each as it has stored them.
-pub(crate) async fn stored_counts(
-    names: &Names,
-    mut connection: MultiplexedConnection,
-) -> RedisResult<Vec<(u64, String)>> {
-    let mut command = cmd("HGETALL");
-    command.arg(names.name(STATS, ""));
-    let stored: Vec<(Vec<u8>, Vec<u8>)> = match command.query_async(&mut connection).await {
-        // Of another type: the next instance that stores its counters replaces it.
-        Err(error) if error.code() == Some("WRONGTYPE") => Vec::new(),
-        answer => answer?,
-    };
-    // Another program may have written any bytes.
-    let texts = stored.into_iter().filter_map(|(id, text)| {
-        let id = str::from_utf8(&id).ok()?.parse().ok()?;
-        Some((id, String::from_utf8(text).ok()?))
-    });
-    Ok(texts.collect())
 }

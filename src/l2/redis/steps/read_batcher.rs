@@ -466,10 +466,10 @@ mod tests {
     impl Crowd {
         fn new() -> Self {
             let connector = Server::from("redis://127.0.0.1:1").connector().unwrap();
-            let shared = ServerConnections::new(connector.into(), None).unwrap();
+            let server = ServerConnections::new(connector.into(), None).unwrap();
             Self {
                 batchers: Arc::default(),
-                topology: Arc::new(Topology::Server(Arc::new(shared))),
+                topology: Arc::new(Topology::Server(Arc::new(server))),
                 answered: Vec::new(),
             }
         }

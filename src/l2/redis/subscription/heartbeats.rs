@@ -135,7 +135,8 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         second.begin();
         let by = began + Duration::from_secs(11);
-        let at = [&first, &second].map(|beats| beats.align(by, interval) - began);
+        let at = [&first, &second]
+            .map(|heartbeat_schedule| heartbeat_schedule.align(by, interval) - began);
         assert_eq!(at.map(|at| at.as_secs()), [8, 9]);
         assert_eq!(first.align(by, Duration::ZERO), by);
     }

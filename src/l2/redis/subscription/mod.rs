@@ -16,10 +16,11 @@ use tokio::time::{Instant, timeout};
 
 use self::heartbeats::{Heartbeat, HeartbeatSchedule};
 use self::pubsub::{MessageRoute, PubSub, PubSubChannel};
-use super::connections::run::{RunAnswer, run};
+use super::connections::identify::{Identity, identify};
+use super::connections::naming::give_name;
 use super::connections::server_connections::ServerConnections;
 use super::connections::topology::Topology;
-use super::error::run_error;
+use super::error::identify_error;
 use super::names::Names;
 use super::server::CONNECT_TIMEOUT;
 use crate::l2::inbox::Inbox;
@@ -35,13 +36,13 @@ use crate::wire::message;
 const MESSAGE_QUEUE: usize = 4096;
 /// A server that closes a connection mostly closes the connections of the whole fleet: the processes of the fleet
 /// connect again within this time, one after the other. A thousand of them take the server a fifth of a second.
-const SPREAD: Duration = Duration::from_millis(250);
+const RECONNECT_SPREAD: Duration = Duration::from_millis(250);
 
 /// Makes the subscriptions of one partition.
 pub(super) struct Subscriptions {
     topology: Arc<Topology>,
     names: Arc<Names>,
-    beats: Arc<HeartbeatSchedule>,
+    heartbeat_schedule: Arc<HeartbeatSchedule>,
     /// The connection of the last subscription, if that still exists.
     last: Mutex<Weak<PubSub>>,
     /// Whether the last attempt has succeeded.
@@ -52,12 +53,12 @@ impl Subscriptions {
     pub(super) fn new(
         topology: Arc<Topology>,
         names: Arc<Names>,
-        beats: Arc<HeartbeatSchedule>,
+        heartbeat_schedule: Arc<HeartbeatSchedule>,
     ) -> Self {
         Self {
             topology,
             names,
-            beats,
+            heartbeat_schedule,
             last: Mutex::default(),
             was_subscribed: AtomicBool::new(false),
         }
@@ -71,15 +72,15 @@ impl Subscriptions {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
-        let (found, pubsub, route, shared) = in_time(self.open(me, queue)).await??;
+        let (found, pubsub, route, server) = in_time(self.open(me, queue)).await??;
         self.was_subscribed.store(true, Ordering::Relaxed);
         let subscription = RedisSubscription {
             pubsub,
             inbox: Inbox::new(messages),
             routes: vec![route],
             names: Arc::clone(&self.names),
-            beats: Arc::clone(&self.beats),
-            _shared: shared,
+            heartbeat_schedule: Arc::clone(&self.heartbeat_schedule),
+            _server: server,
             me,
             generation: found.list.0,
             list_age: ListAge::new(Duration::from_millis(found.list.1)),
@@ -91,16 +92,16 @@ impl Subscriptions {
 
     /// The connection for the next subscription. Not the connection of the last subscription, which has ended for some
     /// reason: an address may lead to another server by now.
-    fn next(&self, shared: &ServerConnections) -> Arc<PubSub> {
+    fn next(&self, server: &ServerConnections) -> Arc<PubSub> {
         let mut last = lock(&self.last);
         if let Some(last) = last.upgrade() {
-            shared.pubsub.retire(&last);
+            server.pubsub.retire(&last);
         }
-        let mut next = shared.pubsub.get();
+        let mut next = server.pubsub.get();
         if next.has_ended() {
             // Another partition has not noticed yet.
-            shared.pubsub.retire(&next);
-            next = shared.pubsub.get();
+            server.pubsub.retire(&next);
+            next = server.pubsub.get();
         }
         *last = Arc::downgrade(&next);
         next
@@ -110,16 +111,16 @@ impl Subscriptions {
         &self,
         me: MemberInfo,
         queue: mpsc::Sender<Event>,
-    ) -> Result<(RunAnswer, Arc<PubSub>, MessageRoute, Arc<ServerConnections>), L2Error> {
+    ) -> Result<(Identity, Arc<PubSub>, MessageRoute, Arc<ServerConnections>), L2Error> {
         let slot = self.names.slot;
-        let shared = self.topology.find(slot).await?;
-        let pubsub = self.next(&shared);
+        let server = self.topology.find(slot).await?;
+        let pubsub = self.next(&server);
         // Relaxed: there is one subscriber. After an attempt that has failed, it pauses by itself.
         let was_subscribed = self.was_subscribed.swap(false, Ordering::Relaxed);
         // The proof of the subscriber counts from before the pause.
-        let pause = was_subscribed.then(|| spread(SPREAD.min(me.max_staleness / 8)));
-        self.beats.begin();
-        let (connection, is_new) = pubsub.connect(&shared.primary, pause).await?;
+        let pause = was_subscribed.then(|| spread(RECONNECT_SPREAD.min(me.max_staleness / 8)));
+        self.heartbeat_schedule.begin();
+        let (connection, is_new) = pubsub.connect(&server.primary, pause).await?;
         let receive = Box::new(move |payload: &[u8]| {
             // A message that cannot be read is skipped, and one that finds the queue full is dropped: both leave a hole
             // in the numbers. To wait here would stop the answers of heartbeats, too.
@@ -127,7 +128,7 @@ impl Subscriptions {
                 _ = queue.try_send(event);
             }
         });
-        let naming = self.names.give_name(is_new, connection.clone());
+        let naming = give_name(&self.names, is_new, connection.clone());
         let channel = PubSubChannel {
             name: self.names.channel.clone().into(),
             is_sharded: slot.is_some(),
@@ -135,13 +136,13 @@ impl Subscriptions {
         let subscribing = pubsub.subscribe(channel, receive);
         let route = join(naming, subscribing).await.1?;
         let member = Member::new(me, Applied::NOTHING);
-        let (topology, primary) = (&self.topology, &shared.primary);
-        let running = run(&self.names, Some(member), topology, primary, connection).boxed();
+        let (topology, primary) = (&self.topology, &server.primary);
+        let running = identify(&self.names, Some(member), topology, primary, connection).boxed();
         // The answer is a proof like the answer to a heartbeat, and other partitions may have made the connection.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;
-        let found = found.map_err(|error| run_error(error, slot))?;
-        Ok((found, pubsub, route, shared))
+        let found = found.map_err(|error| identify_error(error, slot))?;
+        Ok((found, pubsub, route, server))
     }
 }
 
@@ -162,9 +163,9 @@ struct RedisSubscription {
     /// To the partition's channel, and to the channels of other programs.
     routes: Vec<MessageRoute>,
     names: Arc<Names>,
-    beats: Arc<HeartbeatSchedule>,
+    heartbeat_schedule: Arc<HeartbeatSchedule>,
     /// Held so that all partitions on the server share the connection.
-    _shared: Arc<ServerConnections>,
+    _server: Arc<ServerConnections>,
     me: MemberInfo,
     /// Names the list of members that this instance is in.
     generation: u64,
@@ -179,7 +180,7 @@ impl Subscription for RedisSubscription {
         let (answer, under_way) = oneshot::channel();
         // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
-        let align = |by, interval| self.beats.align(by, interval);
+        let align = |by, interval| self.heartbeat_schedule.align(by, interval);
         let is_noted = (self.noted).is_due(applied, self.me.max_staleness, align);
         self.pubsub.heartbeat(Heartbeat {
             names: Arc::clone(&self.names),
@@ -193,7 +194,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn next_heartbeat(&self, by: Instant, interval: Duration) -> Instant {
-        self.beats.align(by, interval)
+        self.heartbeat_schedule.align(by, interval)
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {

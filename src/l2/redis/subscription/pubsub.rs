@@ -36,7 +36,7 @@ use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
 
 /// Partitions whose heartbeats share a request, at most: a script holds up all other requests of the server.
-const TOGETHER: usize = 64;
+const HEARTBEATS_PER_REQUEST: usize = 64;
 /// How often a heartbeat lets other tasks run before it is sent with theirs.
 const YIELDS_BEFORE_SEND: usize = 4;
 
@@ -188,7 +188,7 @@ impl PubSub {
                 }
                 let mut heartbeats = take(&mut *lock(&this.heartbeats)).into_iter();
                 let requests = iter::from_fn(|| {
-                    let some: Vec<_> = heartbeats.by_ref().take(TOGETHER).collect();
+                    let some: Vec<_> = heartbeats.by_ref().take(HEARTBEATS_PER_REQUEST).collect();
                     (!some.is_empty()).then(|| this.send(some))
                 });
                 join_all(requests).await;

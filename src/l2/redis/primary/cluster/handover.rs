@@ -59,7 +59,7 @@ impl LastHandover {
     }
 }
 
-/// Asks nodes of which one may be the former primary. The proof is `run_id:replid replid`, for RUN.
+/// Asks nodes of which one may be the former primary. The proof is `run_id:replid replid`, for IDENTIFY.
 pub(super) async fn prove(
     links: &Links,
     nodes: impl Iterator<Item = Connector>,

@@ -29,7 +29,7 @@ use crate::util::per_runtime::PerRuntime;
 use crate::util::shared_result::{SharedResult, shared_result};
 
 /// If the primaries have not answered by then, all other nodes that are known are asked, too.
-const WIDEN: Duration = Duration::from_millis(250);
+const ASK_ALL_AFTER: Duration = Duration::from_millis(250);
 
 /// How often a question lets other tasks run before it is sent with theirs.
 const YIELDS_BEFORE_SEND: usize = 8;
@@ -205,7 +205,7 @@ impl Cluster {
                 let answer = if is_wide {
                     answers.next().await
                 } else {
-                    timeout_at(began + WIDEN, answers.next())
+                    timeout_at(began + ASK_ALL_AFTER, answers.next())
                         .await
                         .unwrap_or_default()
                 };

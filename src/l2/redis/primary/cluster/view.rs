@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::l2::redis::server::Address;
 
 /// An epoch that belongs to no node for this long is none of an election that is under way.
-const LASTS: Duration = Duration::from_secs(5);
+const EPOCH_WARN_AFTER: Duration = Duration::from_secs(5);
 
 /// The view of one node.
 #[derive(Clone)]
@@ -253,7 +253,7 @@ impl WithoutOwner {
             };
         }
         let since = *self.since.get_or_insert(now);
-        now.duration_since(since) >= LASTS && !replace(&mut self.is_said, true)
+        now.duration_since(since) >= EPOCH_WARN_AFTER && !replace(&mut self.is_said, true)
     }
 }
 

@@ -1,4 +1,4 @@
-//! RUN, the first request of a partition over a connection: which incarnation of the server it leads to, and the
+//! IDENTIFY, the first request of a partition over a connection: which incarnation of the server it leads to, and the
 //! partition's clock there (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, or one of
 //! several servers may have lost data, it is settled first how many partitions the namespace has (rule 27).
 
@@ -15,8 +15,8 @@ use crate::l2::redis::script_call::{ScriptCall, clock};
 use crate::l2::redis::scripts;
 use crate::l2::{Member, PartitionClock, random};
 
-/// The answer of RUN.
-pub(crate) struct RunAnswer {
+/// The answer of IDENTIFY.
+pub(crate) struct Identity {
     pub(crate) clock: PartitionClock,
     incarnation: String,
     partitions: u16,
@@ -27,23 +27,23 @@ pub(crate) struct RunAnswer {
     pub(crate) list: (u64, u64),
 }
 
-impl RunAnswer {
+impl Identity {
     /// Whether the server does not say which process it is: then no handover is proven (rule 28).
     pub(super) fn hides_process(&self) -> bool {
         self.incarnation.starts_with('-')
     }
 }
 
-/// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
+/// Runs IDENTIFY, as each new connection does before it is used. A subscriber adds itself as a member. If the clock does not
 /// say that its partition may be used, or a server of a cluster has lost what it said, that is settled first, by
 /// [`agree_on_number`]. The error of a partition that is not used names the number of partitions that the namespace has.
-pub(crate) async fn run(
+pub(crate) async fn identify(
     names: &Names,
     me: Option<Member>,
     topology: &Topology,
     primary: &Primary,
     connection: MultiplexedConnection,
-) -> RedisResult<RunAnswer> {
+) -> RedisResult<Identity> {
     // One server loses the last writes of all partitions together, the number of partitions among them.
     let proof = if names.slot.is_some() { "?" } else { "" };
     let mut found = ask(names, me, proof, connection.clone()).await?;
@@ -63,7 +63,7 @@ pub(crate) async fn run(
     Ok(found)
 }
 
-/// As `run.lua` says.
+/// As `identify.lua` says.
 type Answer = (u64, u64, u64, u64, u16, String, String, u64, u64, u64);
 
 async fn ask(
@@ -71,18 +71,18 @@ async fn ask(
     me: Option<Member>,
     proof: &str,
     connection: MultiplexedConnection,
-) -> RedisResult<RunAnswer> {
-    let mut run = ScriptCall::new(&scripts::RUN, names, 2);
-    run.partition_keys(&[CLOCK, MEMBERS])
+) -> RedisResult<Identity> {
+    let mut call = ScriptCall::new(&scripts::IDENTIFY, names, 2);
+    call.partition_keys(&[CLOCK, MEMBERS])
         .arg(names.partitions)
         .arg(random());
-    run.arg(proof);
+    call.arg(proof);
     if let Some(me) = me {
-        run.arg(me.info.id).arg(members::entry(&me));
+        call.arg(me.info.id).arg(members::entry(&me));
     }
-    let answer: Answer = run.run(connection).await?;
+    let answer: Answer = call.run(connection).await?;
     let (epoch, seq, ver, now, partitions, incarnation, policy, generation, age, is_off) = answer;
-    Ok(RunAnswer {
+    Ok(Identity {
         clock: clock([epoch, seq, ver, now, is_off], &incarnation),
         incarnation,
         partitions,

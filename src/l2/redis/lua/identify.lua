@@ -1,8 +1,8 @@
--- RUN  clock members | partitions new_epoch proof [id entry]
+-- IDENTIFY  clock members | partitions new_epoch proof [id entry]
 --   ->  epoch seq ver now partitions incarnation policy generation age off;
 -- generation and age are 0 without an entry. If the clock names another number of partitions, or none, that number is all
 -- that the answer says. If the numbers agree and the proof is `?`, an epoch of 0 in the answer means: another incarnation.
--- Then RUN is sent again: with a proof of the handover from the former incarnation, which the answer names if this one may
+-- Then IDENTIFY is sent again: with a proof of the handover from the former incarnation, which the answer names if this one may
 -- continue it; or with an empty one. The first request over each connection (rule 13): a server that restarted or was
 -- promoted may have brought deleted values back, and lost members, so its incarnation starts a new epoch and a new
 -- generation of the list. Numbers continue.
