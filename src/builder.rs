@@ -1025,7 +1025,7 @@ impl<K, V, L> Builder<K, V, L> {
     pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
         self.given.parts.publish_to = Some(PublishTarget {
             channel: channel.into().into(),
-            write: change_event::write,
+            write: change_event::to_json,
         });
         self
     }

@@ -14,7 +14,7 @@ use crate::vocabulary::Version;
 use crate::wire::message::Kind;
 
 /// How many events wait for a listener. After that it misses the oldest.
-const MOST_WAIT: usize = 1024;
+const MAX_QUEUED_EVENTS: usize = 1024;
 
 /// Something that has happened in an instance of a cache, see [`Cache::events`](crate::Cache::events).
 ///
@@ -196,7 +196,7 @@ impl Events {
     /// The events from now on. Ends with the instance.
     pub(crate) fn stream(&self) -> BoxStream<'static, CacheEvent> {
         let channel = self.0.get_or_init(|| EventChannel {
-            sender: broadcast::Sender::new(MOST_WAIT),
+            sender: broadcast::Sender::new(MAX_QUEUED_EVENTS),
             dropped: Dropped::default(),
         });
         let next =

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::util::throttle::Throttle;
-use crate::vocabulary::{ByteSize, L1Capacity, MOST_PARTITIONS, Mode, RefreshAhead};
+use crate::vocabulary::{ByteSize, L1Capacity, MAX_PARTITIONS, Mode, RefreshAhead};
 
 /// The options of a cache that do not depend on its types.
 #[derive(Debug)]
@@ -94,8 +94,8 @@ pub(crate) struct Tuned {
 
 /// The longest encoded value that any setting allows.
 pub(crate) const MAX_VALUE_BYTES: usize = 64 << 20;
-/// As many as there can be.
-pub(crate) const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
+/// The largest `max_concurrent_loads`, which is no limit.
+pub(crate) const MAX_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 impl Options {
     /// The options that were set, and the defaults of the others.
@@ -113,7 +113,7 @@ impl Options {
             track_hot_keys: set.track_hot_keys.unwrap_or(false),
             size_advice: set.size_advice.unwrap_or(false),
             l2_timeout: set.l2_timeout.unwrap_or(Duration::from_millis(500)),
-            max_concurrent_loads: set.max_concurrent_loads.unwrap_or(MOST_LOADS),
+            max_concurrent_loads: set.max_concurrent_loads.unwrap_or(MAX_LOADS),
             batch_loads: set.batch_loads,
             lease_ttl: set.lease_ttl.unwrap_or(Duration::from_secs(2)),
             max_deferred: set.max_deferred.unwrap_or(10_000),
@@ -174,7 +174,7 @@ impl Options {
         }
     }
 
-    /// As they are now.
+    /// The present values of these options.
     #[inline]
     pub(crate) fn tuned(&self) -> Tuned {
         // A copy of a few words, of which the compiler reads those that are used. No guard is held across an await.
@@ -238,24 +238,24 @@ impl Options {
                 ByteSize(tuned.max_value_size)
             ));
         }
-        if !(1..=MOST_LOADS).contains(&self.max_concurrent_loads) {
+        if !(1..=MAX_LOADS).contains(&self.max_concurrent_loads) {
             mistakes.push(format!(
-                "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {}",
+                "max_concurrent_loads must be from 1 to {MAX_LOADS}, and not {}",
                 self.max_concurrent_loads
             ));
         }
         if let Some((_, max)) = self.batch_loads
-            && !(1..=MOST_IN_A_LOAD).contains(&max)
+            && !(1..=MAX_KEYS_IN_A_LOAD).contains(&max)
         {
             mistakes.push(format!(
-                "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
+                "the max of batch_loads must be from 1 to {MAX_KEYS_IN_A_LOAD} keys, and not {max}"
             ));
         }
         if let Some(partitions) = self.partitions
-            && !(1..=MOST_PARTITIONS).contains(&partitions)
+            && !(1..=MAX_PARTITIONS).contains(&partitions)
         {
             mistakes.push(format!(
-                "partitions must be from 1 to {MOST_PARTITIONS}, and not {partitions}"
+                "partitions must be from 1 to {MAX_PARTITIONS}, and not {partitions}"
             ));
         }
         if self.max_deferred == 0 {
@@ -399,7 +399,7 @@ pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// A hundred years: a longer time is a mistake, and would overflow somewhere.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How many keys are loaded by one call of a loader: their leases are not renewed before it begins and after it ends.
-pub(crate) const MOST_IN_A_LOAD: usize = 1024;
+pub(crate) const MAX_KEYS_IN_A_LOAD: usize = 1024;
 const SHORTEST: Duration = Duration::from_millis(1);
 const SHORTEST_STALENESS: Duration = Duration::from_millis(10);
 /// No member can claim more: an invalidation that is waited for waits for up to this time.

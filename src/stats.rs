@@ -481,7 +481,7 @@ pub struct Warming {
     pub stored: u64,
     /// How many keys had a value already or were being loaded. Such a value in L2 is now in L1, too.
     pub present: u64,
-    /// For how many keys the loader returned no value.
+    /// How many keys the loader returned no value for.
     pub absent: u64,
     /// How many values were not stored, as their key, or a tag of theirs, was changed after the loader was called; and
     /// for how many keys the loader was not called, as they may not be stored at the moment, such as under
@@ -493,7 +493,7 @@ pub struct Warming {
 }
 
 impl Warming {
-    /// Of both together.
+    /// The sums of both.
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             done: self.done + other.done,

@@ -8,7 +8,7 @@
 use std::str::FromStr;
 use std::{fmt, iter};
 
-use crate::vocabulary::{MOST_PARTITIONS, PartitionNumber, Version};
+use crate::vocabulary::{MAX_PARTITIONS, PartitionNumber, Version};
 
 /// The text of a token of a cache with one partition begins with this: another form of it would have another number.
 const ONE_PARTITION: &str = "1.";
@@ -43,7 +43,7 @@ pub struct Token {
     /// How many partitions the cache has.
     partitions: u16,
     first: TokenPart,
-    /// In the order of their partitions, after the first.
+    /// The parts of the other partitions, in the order of the partitions.
     others: Vec<TokenPart>,
 }
 
@@ -180,7 +180,7 @@ impl FromStr for Token {
                 .filter(|_| form == MANY_PARTITIONS)?;
             let mut token: Option<Self> = None;
             // As many as there are partitions at most: a text that was made up must not cost much.
-            for _ in 0..of.min(MOST_PARTITIONS) {
+            for _ in 0..of.min(MAX_PARTITIONS) {
                 let Some(number) = next() else { break };
                 let number = u16::try_from(number).ok().filter(|number| *number < of)?;
                 let part = Self::new(PartitionNumber { number, of }, version(next()?, next()?));

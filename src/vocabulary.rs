@@ -109,15 +109,15 @@ pub struct PartitionClock {
 }
 
 /// The most partitions that a namespace can have.
-pub(crate) const MOST_PARTITIONS: u16 = 16;
+pub(crate) const MAX_PARTITIONS: u16 = 16;
 
 /// The most prefixes that all instances leave out of the cache together: each look-up goes over them.
-pub(crate) const MOST_BYPASSED_BY_FLEET: usize = 16;
+pub(crate) const MAX_BYPASSED_BY_FLEET: usize = 16;
 
-/// Which of the partitions of a namespace.
+/// The number of a partition, among the partitions of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionNumber {
-    /// From zero.
+    /// The number, from zero on.
     pub number: u16,
     /// How many the namespace has.
     pub of: u16,
@@ -277,7 +277,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// That there is no value.
+    /// The version of a key without a value.
     pub const ABSENT: Self = Self { epoch: 0, ver: 0 };
 }
 

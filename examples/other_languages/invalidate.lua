@@ -181,18 +181,18 @@ local function invalidate_tags(clock_key, log_key, first, last, channel, new_epo
 end
 
 -- How many partitions a namespace has at most.
-local MOST_PARTITIONS = 16
+local MAX_PARTITIONS = 16
 
 -- The number of partitions that a clock names; 0 for none.
 local function named_partitions(clock_key)
   local stored = checked(redis.pcall('HGET', clock_key, 'partitions'), 'HGET')
   local named = tonumber(string.match(type(stored) == 'string' and stored or '', '^%d%d?$')) or 0
-  return named <= MOST_PARTITIONS and named or 0
+  return named <= MAX_PARTITIONS and named or 0
 end
 
 -- How many keys, and how many tags, one call takes: as many as one message of an instance names.
-local MOST_NAMES = 256
-local MOST_BYTES = 1024
+local MAX_NAMES = 256
+local MAX_BYTES = 1024
 -- The kinds of messages: what they name is invalidated.
 local KEYS_KIND, CLEAR_KIND, TAGS_KIND = 0, 2, 4
 
@@ -214,7 +214,7 @@ local function text_after(kind, name)
     return nil
   end
   local text = string.sub(name, #prefix + 1)
-  if #text > MOST_BYTES then
+  if #text > MAX_BYTES then
     refuse('a key or tag is longer than 1024 bytes')
   end
   -- Instances could not read the message.
@@ -263,7 +263,7 @@ elseif command == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
 elseif command == 'invalidate' and #KEYS == 2 then
   refuse('there is nothing to invalidate: name keys or tags')
-elseif #keys > MOST_NAMES or #tags > MOST_NAMES then
+elseif #keys > MAX_NAMES or #tags > MAX_NAMES then
   refuse('one call takes up to 256 keys and 256 tags')
 elseif database ~= '0' and database ~= 'cluster' and not string.match(database, '^[1-9]%d*$') then
   refuse('the second argument must be the number of the database, such as 0, or cluster')

@@ -26,7 +26,7 @@ use crate::util::logged_once::LoggedOnce;
 use crate::util::time_slice;
 use crate::vocabulary::{AcceptedValue, AnyValue, L1Capacity, Mode, Version};
 use crate::wire::codec::{CodecError, FormerType, ValueCodec, ValueContext};
-use crate::wire::envelope::{self, ChecksumSeed, Envelope, Head, Lifetime, Stamp};
+use crate::wire::envelope::{self, ChecksumSeed, Envelope, Lifetime, Stamp, ValueFormat};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -151,11 +151,11 @@ impl Convert {
     /// Decodes the value of this type, if there is one: bytes of another type may decode to a wrong value.
     fn decode<'b>(&self, key: &Key, bytes: &'b [u8]) -> Result<Option<Decoded<'b>>, BoxError> {
         let seed = self.namespace.key(key);
-        let Some(envelope) = envelope::open(bytes, seed, self.type_tag)? else {
+        let Some(envelope) = envelope::parse(bytes, seed, self.type_tag)? else {
             return Ok(None);
         };
         let context = self.value_context(key, &envelope.tags);
-        let codec = envelope.head.codec;
+        let codec = envelope.format.codec;
         let (rules, payload, began) = (&*self.rules, envelope.payload, Instant::now());
         let decoded = (rules.codec).decode(codec, payload, &context, &rules.also_reads)?;
         let took = began.elapsed();
@@ -345,7 +345,7 @@ impl Convert {
         tags: &[Key],
     ) -> Result<EncodedValue, CodecError> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
-        let mut body = envelope::begin();
+        let mut body = envelope::new_body();
         let has_l2 = !self.l1.freshness.is_unshared();
         let encoded = if has_l2 {
             let context = self.value_context(key, tags);
@@ -359,12 +359,12 @@ impl Convert {
         } else {
             Ok(0)
         };
-        let head = Head {
+        let head = ValueFormat {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
             type_tag: self.type_tag,
         };
         // With the namespace and the key, so that a copy under another name counts as damaged.
-        envelope::seal(&mut body, head, ttls, tags, self.namespace.key(key));
+        envelope::finish_body(&mut body, head, ttls, tags, self.namespace.key(key));
         if has_l2 {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }

@@ -3,7 +3,7 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::wire::envelope::{
-    ChecksumSeed, Envelope, Head, Lifetime, MAGIC, MAX_TAGS, MOST_VALUES, Stamp, Ttls, begin,
+    ChecksumSeed, Envelope, Lifetime, MAGIC, MAX_TAGS, MAX_VALUES, Stamp, Ttls, ValueFormat, begin,
     checksum, join, open, open_tags, read_stamp, restamped, seal, stamped, stored_tags, sum,
     tags_of, type_tag_of, values,
 };
@@ -26,7 +26,7 @@ pub fn envelope(bytes: &[u8]) {
 fn whatever_it_is(bytes: &[u8], seed: ChecksumSeed) {
     let all: Vec<_> = values(bytes).collect();
     let found: Vec<&[u8]> = all.iter().copied().filter_map(Result::ok).collect();
-    if found.len() == all.len() && found.len() < MOST_VALUES {
+    if found.len() == all.len() && found.len() < MAX_VALUES {
         assert_eq!(join(&found), bytes, "the values");
     }
     for value in found {
@@ -109,7 +109,7 @@ fn sealed_and_damaged(input: &mut Input<'_>, seed: ChecksumSeed) {
         ends_at: input.some(after),
         l1_ttl: input.some(|input| std::time::Duration::from_millis(input.u64().min(u64::MAX - 1))),
     };
-    let head = Head {
+    let head = ValueFormat {
         codec: input.u8(),
         type_tag: input.u64(),
     };

@@ -9,7 +9,7 @@ use super::{AcceptedValue, Bytes, Stamp};
 pub struct LeaseRequest {
     /// How long the lease lasts unless renewed; zero asks for a usable value only.
     pub ttl: Duration,
-    /// Which stored value is good enough.
+    /// The stored values that are good enough as an answer.
     pub want: AcceptedValue,
     /// In milliseconds of the store's time: after that no lease is granted, as the caller has stopped waiting for it. A
     /// request that comes so late is answered as one without a `ttl`.

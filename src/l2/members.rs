@@ -48,7 +48,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// With a note of now.
+    /// A member that has applied these messages now.
     pub(crate) fn new(info: MemberInfo, applied: Applied) -> Self {
         Self {
             info,

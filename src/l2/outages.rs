@@ -12,7 +12,7 @@ use crate::util::random::random;
 /// A cause that is seen again within this time is not logged again.
 const SAME_FOR: Duration = Duration::from_secs(60);
 /// How many causes are remembered. One that was forgotten is logged again.
-const MOST_CAUSES: usize = 16;
+const MAX_CAUSES: usize = 16;
 
 /// The caches on one server, and the trouble that they have with it.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ enum Subscribed {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Trouble {
-    /// From the first failure to the last one.
+    /// The time from the first failure to the last one.
     pub failing_for: Duration,
     /// Requests that failed.
     pub failed: u64,
@@ -121,7 +121,7 @@ impl Reporter {
             return this.map(|member| member.namespace.clone());
         }
         // The text of a cause comes from the server, so there is no bound on how many there are.
-        if state.causes.len() == MOST_CAUSES {
+        if state.causes.len() == MAX_CAUSES {
             state.causes.remove(0);
         }
         state.causes.push((cause.to_owned(), now));

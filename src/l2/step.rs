@@ -74,7 +74,7 @@ impl Step {
         }
     }
 
-    /// Its name in spans.
+    /// The name of the step in spans.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Insert => "insert",
@@ -149,7 +149,7 @@ impl Written {
 /// A change that a partition has accepted and published.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteAck {
-    /// Which version it was given, and when.
+    /// The version that the write was given, and the time.
     pub stamp: Stamp,
     /// The number of its message, of an invalidation or a clear.
     pub seq: u64,

@@ -78,7 +78,7 @@ pub trait L2: Send + Sync + 'static {
 pub struct PartitionName<'a> {
     /// The namespace of the cache.
     pub namespace: &'a str,
-    /// Which of its partitions.
+    /// The number of the partition.
     pub partition: PartitionNumber,
     /// The type tag of the cache's values. Instances with another type tag, as before and after a change of
     /// [`schema_version`](crate::Builder::schema_version), have values and leases of their own under each key. A partition

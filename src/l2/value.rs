@@ -25,9 +25,9 @@ pub enum NewLifetime {
 pub struct Touched {
     /// The version of the change, if it was published: the lifetime is shorter than before.
     pub change: Option<u64>,
-    /// Its stamp, with the version that it had before.
+    /// The stamp of the value, with the version that the value had before.
     pub stamp: Stamp,
-    /// Its times now.
+    /// The times of the value from now on.
     pub lifetime: Lifetime,
 }
 
@@ -36,6 +36,6 @@ pub struct Touched {
 pub struct EncodedValue {
     /// All but the stamp; the TTLs are in it, too.
     pub body: Vec<u8>,
-    /// Its lifetime.
+    /// The times of the value.
     pub ttls: Ttls,
 }

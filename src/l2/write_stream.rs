@@ -70,7 +70,7 @@ pub struct StreamId {
 }
 
 /// The bytes of the entries that are handed out at a time: all of them in one answer might not come in time.
-pub(super) const MOST_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// The writes that a worker has settled.
 #[derive(Clone, Copy, Debug)]

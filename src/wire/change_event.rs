@@ -24,7 +24,7 @@ enum Change<'a> {
 }
 
 /// The event of a message; `None` for one of a kind that this release does not know.
-pub(crate) fn write(namespace: &str, message: &Message) -> Option<Vec<u8>> {
+pub(crate) fn to_json(namespace: &str, message: &Message) -> Option<Vec<u8>> {
     let keys: Vec<&str> = message.keys.iter().map(|key| &**key).collect();
     let change = match message.kind {
         Kind::Invalidate | Kind::InvalidateAwaited => Change::Invalidate { keys },
@@ -75,7 +75,7 @@ mod tests {
                 origin: 13,
                 keys: keys.iter().map(|key| (*key).into()).collect(),
             };
-            let event = write("ns", &message).and_then(|json| String::from_utf8(json).ok());
+            let event = to_json("ns", &message).and_then(|json| String::from_utf8(json).ok());
             let said = format!(r#"{{"namespace":"ns","change":{said},"epoch":3,"version":8}}"#);
             assert_eq!(event, Some(said));
         }

@@ -75,7 +75,7 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
     // count that wrapped would make it unreadable.
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
-    head(kind, origin, &mut bytes);
+    write_prefix(kind, origin, &mut bytes);
     bytes.put_u16(keys.len().try_into().unwrap_or(u16::MAX));
     for key in keys {
         bytes.put_u16(key.len().try_into().unwrap_or(u16::MAX));
@@ -85,7 +85,7 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
 }
 
 /// Writes the part of a payload before its keys.
-pub(crate) fn head(kind: Kind, origin: u64, bytes: &mut Vec<u8>) {
+pub(crate) fn write_prefix(kind: Kind, origin: u64, bytes: &mut Vec<u8>) {
     let known = (0..).zip(KINDS).find(|(_, known)| *known == kind);
     bytes.put_u8(match (kind, known) {
         (Kind::Unknown(number), _) | (_, Some((number, _))) => number,
@@ -104,7 +104,7 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
 /// Reads a message; `None` for a damaged one, or one of another format, which counts as a lost one. The part after the
 /// origin of a message of an unknown kind may have any form. One of a prefix names one: to apply it takes a walk over
 /// all entries of L1.
-pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();
     let (epoch, seq, ver) = (number()?, number()?, number()?);
@@ -174,18 +174,18 @@ mod tests {
             origin: 13,
             keys,
         };
-        assert_eq!(open(&sample()), Some(expected));
+        assert_eq!(parse(&sample()), Some(expected));
     }
 
     #[test]
     fn what_is_cut_or_longer_is_not_a_message() {
         let good = sample();
         for cut in 0..good.len() {
-            assert_eq!(open(&good[..cut]), None, "cut to {cut}");
+            assert_eq!(parse(&good[..cut]), None, "cut to {cut}");
         }
         let mut longer = good;
         longer.push(0);
-        assert_eq!(open(&longer), None);
+        assert_eq!(parse(&longer), None);
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         ] {
             let mut bytes = sample();
             bytes[11..19].copy_from_slice(&u64::to_be_bytes(seq));
-            assert_eq!(open(&bytes).is_some(), is_one, "{seq}");
+            assert_eq!(parse(&bytes).is_some(), is_one, "{seq}");
         }
     }
 
@@ -207,7 +207,7 @@ mod tests {
     fn a_message_of_a_prefix_names_one() {
         for keys in [&[][..], &["a"], &["a", "b"]] {
             let bytes = [&sample()[..27], &payload(Kind::Prefix, 13, keys)].concat();
-            let names = open(&bytes).map(|message| message.keys.len());
+            let names = parse(&bytes).map(|message| message.keys.len());
             assert_eq!(names, (keys.len() == 1).then_some(1), "{keys:?}");
         }
     }
@@ -226,9 +226,9 @@ mod tests {
             keys: Vec::new(),
         };
         for length in [36, 37, bytes.len() - 1, bytes.len()] {
-            assert_eq!(open(&bytes[..length]), Some(unknown.clone()), "{length}");
+            assert_eq!(parse(&bytes[..length]), Some(unknown.clone()), "{length}");
         }
-        assert_eq!(open(&bytes[..35]), None, "it has no origin");
+        assert_eq!(parse(&bytes[..35]), None, "it has no origin");
     }
 
     /// The layout is shared with other releases: this test fails when it drifts.

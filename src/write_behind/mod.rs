@@ -107,7 +107,7 @@ use crate::wire::codec::{Codec, Postcard};
 /// How long an update waits until it looks again whether the source has the writes that wait.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How many writes share a batch at most: as many keys as a message names.
-const MOST_IN_A_BATCH: usize = 256;
+const MAX_IN_A_BATCH: usize = 256;
 
 /// A write that could not be written to the source.
 #[derive(Clone, Debug)]
@@ -167,7 +167,7 @@ where
             store: None,
             capacity: 100_000,
             options: WorkerOptions {
-                batch: MOST_IN_A_BATCH,
+                batch: MAX_IN_A_BATCH,
                 attempts: 20,
                 claim_after: Duration::from_secs(10),
                 store_timeout: Duration::from_secs(30),
@@ -463,7 +463,7 @@ impl Stream {
         let last = self.pending().await?.last_dead;
         let (stream, mut replayed) = (self.get()?, 0);
         loop {
-            let letters = stream.dead_letters(MOST_IN_A_BATCH).await;
+            let letters = stream.dead_letters(MAX_IN_A_BATCH).await;
             let mut letters = letters.map_err(Reason::L2)?;
             letters.retain(|letter| Some(letter.id) <= last);
             if letters.is_empty() {
@@ -683,7 +683,7 @@ impl WorkerOptions {
         // Below, a pause of the runtime would pass for the death of the worker; above, its writes would wait for too
         // long.
         let claims = Duration::from_millis(100)..=Duration::from_secs(3600);
-        if !(1..=MOST_IN_A_BATCH).contains(&self.batch) {
+        if !(1..=MAX_IN_A_BATCH).contains(&self.batch) {
             return misuse("batch is from 1 to 256");
         }
         if capacity == 0 || self.attempts == 0 {

@@ -180,7 +180,7 @@ fn initial_age(headers: &HeaderMap, at: SystemTime, now: SystemTime, delay: Dura
 }
 
 /// How many headers a response may depend on.
-pub(super) const MOST_NAMES: usize = 32;
+pub(super) const MAX_NAMES: usize = 32;
 
 /// The names that a response depends on, in lower case. `None` if nothing says when it may be used again, as with `*`,
 /// with a text that is no name, or with too many names.
@@ -193,7 +193,7 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<BTreeSet<String>> {
             names.insert(name.as_str().to_owned());
         }
     }
-    (names.len() <= MOST_NAMES && !names.contains("*")).then_some(names)
+    (names.len() <= MAX_NAMES && !names.contains("*")).then_some(names)
 }
 
 impl Terms {

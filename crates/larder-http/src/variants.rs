@@ -10,7 +10,7 @@ use larder::internal::seed;
 use larder::{Cache, Loaded};
 use sha2::Sha256;
 
-use super::policy::MOST_NAMES;
+use super::policy::MAX_NAMES;
 use super::stored::{CachedResponse, Content, Scheme, Varies};
 
 /// The most bytes that a variant adds to the key of its resource.
@@ -54,7 +54,7 @@ pub(super) async fn widen(
         }
         names.extend(known.names.iter().cloned());
     }
-    if names.len() > MOST_NAMES {
+    if names.len() > MAX_NAMES {
         return None;
     }
     // With another secret: variants by fewer headers are not found any more.

@@ -28,7 +28,7 @@ use crate::key::Key;
 use crate::l1::{Join, LeaseWaiter, LoadOutcome, Op, Outcome};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
-use crate::options::MOST_IN_A_LOAD;
+use crate::options::MAX_KEYS_IN_A_LOAD;
 use crate::util::retry_delays::poll_delays;
 use crate::util::shared_result::{ResultSender, SharedResult};
 use crate::util::time_slice::SharedTimeSlice;
@@ -125,14 +125,14 @@ impl Loads {
         for (index, fetch) in fetches.iter_mut().enumerate() {
             fetch.loader_index = index;
         }
-        let rest = fetches.get(MOST_IN_A_LOAD..).unwrap_or_default();
+        let rest = fetches.get(MAX_KEYS_IN_A_LOAD..).unwrap_or_default();
         let rest = rest.iter().map(|fetch| (fetch.op.key.clone(), fetch.id()));
         let mut queued = QueuedLoads::new(rest);
         while !fetches.is_empty() {
-            let rest = fetches.split_off(fetches.len().min(MOST_IN_A_LOAD));
+            let rest = fetches.split_off(fetches.len().min(MAX_KEYS_IN_A_LOAD));
             self.run(mem::replace(&mut fetches, rest), &loader, &queued)
                 .await;
-            queued.begin(MOST_IN_A_LOAD);
+            queued.begin(MAX_KEYS_IN_A_LOAD);
         }
     }
 

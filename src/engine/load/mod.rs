@@ -52,7 +52,7 @@ pub(crate) use self::verify::Mismatches;
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
-use crate::options::{MOST_LOADS, Options};
+use crate::options::{MAX_LOADS, Options};
 
 /// How many hits are checked at the same time. One that comes then is not checked.
 const MAX_CHECKS: usize = 64;
@@ -83,7 +83,7 @@ impl Permits {
     }
 
     pub(crate) fn set_most_loads(&self, most: usize) {
-        self.loads.set_most(most.clamp(1, MOST_LOADS));
+        self.loads.set_most(most.clamp(1, MAX_LOADS));
     }
 }
 

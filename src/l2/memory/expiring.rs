@@ -51,7 +51,7 @@ impl<T> Expiring<T> {
         debug_assert_eq!(self.entries.len(), self.order.len());
     }
 
-    /// Of all entries that have not made room yet.
+    /// The keys of all entries that have not made room yet.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Box<str>> {
         self.entries.keys()
     }

@@ -52,10 +52,10 @@ pub struct MemoryL2 {
 }
 
 struct MemoryServer {
-    /// With the time of the last step.
+    /// The time of the last step.
     now: Now,
     is_reachable: bool,
-    /// By the names of the partitions.
+    /// The partitions, by their names.
     partitions: BTreeMap<String, PartitionState>,
     /// Who listens to channels of other programs. Belongs to the subscription, and ends with it.
     listening: Vec<Weak<Listening>>,

@@ -18,7 +18,7 @@ use crate::l2::{
     Written, random,
 };
 use crate::options::LONGEST;
-use crate::wire::envelope::{self, MOST_VALUES, restamped};
+use crate::wire::envelope::{self, MAX_VALUES, restamped};
 use crate::wire::message;
 
 /// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
@@ -27,10 +27,10 @@ const MESSAGE_QUEUE: usize = 1024;
 /// The time, and the incarnation of the store.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Now {
-    /// In ms.
+    /// The time, in ms.
     pub(super) at: u64,
     pub(super) link: Link,
-    /// For how long a list of members that begins in this incarnation has existed, at least.
+    /// How long a list of members that begins in this incarnation has existed, at least.
     pub(super) age_of_list: Duration,
     /// Whether it is for one instance that has no L2: see
     /// [`MemoryL2::without_values`](super::MemoryL2::without_values).
@@ -48,7 +48,7 @@ pub(super) struct Link {
 
 #[derive(Clone, Default)]
 pub(super) struct PartitionState {
-    /// Of the step that is done.
+    /// The time of the step that is done.
     pub(super) now: Now,
     /// The queues of the subscriptions. A restart or an outage closes them, and a snapshot has none.
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
@@ -56,7 +56,7 @@ pub(super) struct PartitionState {
     pub(super) clock: PartitionClock,
     /// Names the list of members in this incarnation.
     pub(super) generation: u64,
-    /// For how long that list has existed, at least.
+    /// How long that list has existed, at least.
     age: Duration,
     pub(super) values: Expiring<Bytes>,
     /// By type tag, then by key: each load of a key waits for loads of its own type alone (rule 29).
@@ -81,7 +81,7 @@ type Stored = (Bytes, Stamp, Lifetime);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Granted {
     pub(super) lease: Lease,
-    /// Of the value that it lets a load fill.
+    /// The type tag of the value that the lease lets a load fill.
     pub(super) type_tag: u64,
     /// The last version that was issued when it was granted.
     pub(super) began: u64,
@@ -132,7 +132,7 @@ impl PartitionState {
     /// The value with a type tag, of this epoch, be it valid or not.
     pub(super) fn stored(&self, key: &str, type_tag: u64) -> Option<Stored> {
         let mut all = self.all_stored(key).into_iter();
-        all.find(|(bytes, ..)| envelope::is_of(bytes, type_tag))
+        all.find(|(bytes, ..)| envelope::has_type_tag(bytes, type_tag))
     }
 
     /// The values of a key that have not expired, whether or not their tags were invalidated.
@@ -144,7 +144,7 @@ impl PartitionState {
     /// A value of this epoch that has not expired.
     fn valid(&self, key: &str, type_tag: u64) -> Option<Stored> {
         let mut all = self.all_valid(key);
-        all.find(|(bytes, ..)| envelope::is_of(bytes, type_tag))
+        all.find(|(bytes, ..)| envelope::has_type_tag(bytes, type_tag))
     }
 
     /// A valid value of which no tag was invalidated since.
@@ -165,7 +165,7 @@ impl PartitionState {
     /// type is looked at first, then the others as they lie, the one that was stored last in front. A key has no value
     /// only if it has no valid one of any type (rule 29).
     fn version_instead(&self, key: &str, type_tag: u64) -> Version {
-        let is_own = |(bytes, ..): &Stored| envelope::is_of(bytes, type_tag);
+        let is_own = |(bytes, ..): &Stored| envelope::has_type_tag(bytes, type_tag);
         let (own, others): (Vec<_>, Vec<_>) = self.all_valid(key).partition(is_own);
         let mut current = own.into_iter().chain(others);
         let valid = current.find(|value| self.has_valid_tags(value));
@@ -204,7 +204,7 @@ impl PartitionState {
         leases.filter_map(move |leases| leases.get(key, self.now.at).copied())
     }
 
-    /// For how long a lease lasts.
+    /// How long a lease lasts.
     pub(super) fn lasts(&self, key: &str, granted: Granted) -> Duration {
         let leases = self.leases.get(&granted.type_tag);
         leases.map_or(Duration::ZERO, |leases| leases.remaining(key, self.now.at))
@@ -356,9 +356,9 @@ impl PartitionState {
         let new = Bytes::from(envelope::stamped(stamp, &value.body));
         let type_tag = envelope::type_tag_of(&value.body).unwrap_or_default();
         let others = self.all_valid(key).map(|(bytes, ..)| bytes);
-        let others = others.filter(|other| !envelope::is_of(other, type_tag));
+        let others = others.filter(|other| !envelope::has_type_tag(other, type_tag));
         let all = once(new.clone()).chain(others);
-        let all: Vec<_> = all.take(MOST_VALUES).collect();
+        let all: Vec<_> = all.take(MAX_VALUES).collect();
         self.keep(key, &new, &all, value.ttls.in_store());
     }
 
@@ -382,7 +382,7 @@ impl PartitionState {
         let fresh = Bytes::from(bytes);
         let all = self.all_stored(key).into_iter();
         let all = all.map(|(bytes, ..)| {
-            if envelope::is_of(&bytes, type_tag) {
+            if envelope::has_type_tag(&bytes, type_tag) {
                 fresh.clone()
             } else {
                 bytes
@@ -484,7 +484,7 @@ impl PartitionState {
         let (epoch, seq) = (self.clock.epoch, self.clock.seq);
         let numbers = [epoch, seq, ver].map(u64::to_be_bytes);
         let bytes = [b"LM\x01", numbers.as_flattened(), payload].concat();
-        if let Some(message) = message::open(&bytes) {
+        if let Some(message) = message::parse(&bytes) {
             self.send_all(&Event::Message(message.clone()));
             // No instance replays messages from before a clear.
             debug_assert!(self.log.back().is_none_or(|last| last.seq < seq));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::l2::write_stream::MOST_BYTES;
+use crate::l2::write_stream::MAX_BYTES;
 use crate::l2::{Stamp, StreamId, Version, Waiting};
 
 #[derive(Clone, Default)]
@@ -11,7 +11,7 @@ pub(super) struct WaitingWrites {
     pub(super) dead: Entries,
     /// The last id in either stream.
     last: StreamId,
-    /// Of the keys of which a write waits.
+    /// A mark for each key of which a write waits.
     pub(super) marks: HashMap<Box<str>, Mark>,
     /// The fence of the last worker, and until when it lasts.
     pub(super) worker: (u64, u64),
@@ -34,7 +34,7 @@ pub(super) fn first(entries: &Entries, most: usize) -> Vec<Waiting> {
     let mut bytes = 0;
     let few = entries.values().take(most).take_while(|entry| {
         // The first one fits whatever its size: otherwise nothing behind it would ever be written.
-        let fits = bytes < MOST_BYTES;
+        let fits = bytes < MAX_BYTES;
         bytes += entry.key.len() + entry.encoded_key.len() + entry.body.len();
         fits
     });

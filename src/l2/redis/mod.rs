@@ -311,7 +311,7 @@ impl RedisL2 {
         Self(Servers::new(Arc::new(topology), "".into()))
     }
 
-    /// With the prefix of another one.
+    /// Gives this store the prefix of another store.
     fn like(self, other: &Self) -> Result<Self, L2Error> {
         self.key_prefix(&other.0.key_prefix)
     }

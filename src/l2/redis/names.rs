@@ -18,16 +18,16 @@ pub(crate) const LEASE: &str = "!lease:";
 pub(crate) const HOLD: &str = "!hold:";
 /// The version of the last invalidation of a tag.
 pub(crate) const TAG_VERSION: &str = "!tag:";
-/// Of one request, named by a random number: its answer.
+/// The kind of the answer to one request; its text is a random number.
 pub(crate) const DONE: &str = "!done:";
-/// Of a body that waits for a script, named by a random number.
+/// The kind of a body that waits for a script; its text is a random number.
 pub(super) const STAGED: &str = "!staged:";
 pub(crate) const CLOCK: &str = "!clock";
 pub(crate) const LOG: &str = "!log";
 pub(crate) const MEMBERS: &str = "!live";
 pub(super) const SWEEPER: &str = "!sweeper";
 pub(super) const STATS: &str = "!stats";
-/// Which prefixes of keys all instances leave out of the cache.
+/// The prefixes of keys that all instances leave out of the cache.
 pub(super) const BYPASS: &str = "!bypass";
 pub(super) const WRITES: &str = "!writes";
 #[cfg(any(feature = "inspect", feature = "write-behind"))]

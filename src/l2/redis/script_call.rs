@@ -12,7 +12,7 @@ use twox_hash::XxHash3_64;
 use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
 use crate::l2::{EncodedValue, L2Error, PartitionClock, Stamp, Ttls, random};
-use crate::wire::envelope::{self, STAMPED_LENGTH};
+use crate::wire::envelope::{self, BODY_AT};
 
 /// Bodies of at least this many bytes bypass Lua (they are staged). For shorter ones staging is slower.
 const STAGED_FROM: usize = 1024;
@@ -20,7 +20,7 @@ const STAGED_FROM: usize = 1024;
 /// A script: parts that it shares with others, and then its own.
 pub(super) struct LuaScript {
     parts: &'static [&'static str],
-    /// With the hash of its text.
+    /// The text with its hash, for EVALSHA.
     script: Script,
 }
 
@@ -103,7 +103,7 @@ impl<'a> ScriptCall<'a> {
             let name = self.names.name(STAGED, &name);
             let mut set = Cmd::with_capacity(5, name.len() + value.body.len() + 128);
             // Behind room for its stamp.
-            let body = Joined([&[0; STAMPED_LENGTH][..], &*value.body]);
+            let body = Joined([&[0; BODY_AT][..], &*value.body]);
             set.arg("SET").arg(name).arg(body);
             // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
             set.arg("PX").arg(in_store_ms(value.ttls));

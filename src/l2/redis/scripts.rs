@@ -103,22 +103,22 @@ mod tests {
     #[test]
     fn numbers_are_those_of_rust() {
         use crate::l2::LOG_ENTRIES;
-        use crate::vocabulary::MOST_PARTITIONS;
+        use crate::vocabulary::MAX_PARTITIONS;
         use crate::wire::envelope::{
-            MAX_TAGS, MOST_VALUES, PAYLOAD_AT, PAYLOAD_LENGTH_AT, STAMPED_LENGTH, TAGS_LENGTH_AT,
+            BODY_AT, MAX_TAGS, MAX_VALUES, PAYLOAD_AT, PAYLOAD_LENGTH_AT, TAGS_LENGTH_AT,
             TYPE_TAG_AT,
         };
 
-        let head = STAMPED_LENGTH + PAYLOAD_AT;
-        let type_tag = STAMPED_LENGTH + TYPE_TAG_AT;
+        let head = BODY_AT + PAYLOAD_AT;
+        let type_tag = BODY_AT + TYPE_TAG_AT;
         for (part, text) in [
             (
                 include_str!("lua/tags.lua"),
-                format!("MOST_TAGS = {MAX_TAGS}\n"),
+                format!("MAX_TAGS = {MAX_TAGS}\n"),
             ),
             (
                 include_str!("lua/tags.lua"),
-                format!("head, {})", STAMPED_LENGTH + TAGS_LENGTH_AT + 1),
+                format!("head, {})", BODY_AT + TAGS_LENGTH_AT + 1),
             ),
             (
                 include_str!("lua/tags.lua"),
@@ -126,17 +126,17 @@ mod tests {
             ),
             (
                 include_str!("lua/values.lua"),
-                format!("MOST_VALUES = {MOST_VALUES}\n"),
+                format!("MAX_VALUES = {MAX_VALUES}\n"),
             ),
             (include_str!("lua/layout.lua"), format!("offset + {head})")),
             (include_str!("lua/layout.lua"), format!("#head == {head} ")),
             (
                 include_str!("lua/layout.lua"),
-                format!("head, {})", STAMPED_LENGTH + TAGS_LENGTH_AT + 1),
+                format!("head, {})", BODY_AT + TAGS_LENGTH_AT + 1),
             ),
             (
                 include_str!("lua/layout.lua"),
-                format!("head, {})", STAMPED_LENGTH + PAYLOAD_LENGTH_AT + 1),
+                format!("head, {})", BODY_AT + PAYLOAD_LENGTH_AT + 1),
             ),
             (
                 include_str!("lua/layout.lua"),
@@ -152,7 +152,7 @@ mod tests {
             ),
             (
                 include_str!("lua/stored.lua"),
-                format!("offset + {STAMPED_LENGTH},"),
+                format!("offset + {BODY_AT},"),
             ),
             (
                 include_str!("lua/publish.lua"),
@@ -160,11 +160,11 @@ mod tests {
             ),
             (
                 include_str!("lua/identify.lua"),
-                format!("MOST_PARTITIONS = {MOST_PARTITIONS}\n"),
+                format!("MAX_PARTITIONS = {MAX_PARTITIONS}\n"),
             ),
             (
                 include_str!("lua/named_partitions.lua"),
-                format!("MOST_PARTITIONS = {MOST_PARTITIONS}\n"),
+                format!("MAX_PARTITIONS = {MAX_PARTITIONS}\n"),
             ),
         ] {
             assert!(part.contains(&text), "no {text}");

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::stack::{EncodedAs, encode_by};
 use super::{
-    Bincode, Category, CodecError, CodecStack, MessagePack, Result, Unencrypted, Unlayered,
+    BaseCodec, Bincode, Category, CodecError, CodecStack, MessagePack, Result, Unencrypted,
 };
 
 /// The default: each value by [`Bincode`] if that can hold it, and otherwise by [`MessagePack`].
@@ -27,14 +27,14 @@ pub struct Auto;
 impl Unencrypted for Auto {}
 
 impl CodecStack for Auto {
-    type Unlayered = Self;
+    type Base = Self;
 
-    fn unlayered(&self) -> &Self {
+    fn base(&self) -> &Self {
         self
     }
 }
 
-impl Unlayered for Auto {
+impl BaseCodec for Auto {
     type Codec = Bincode;
 
     fn codec(&self) -> &Bincode {

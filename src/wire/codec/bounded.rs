@@ -33,7 +33,7 @@ const STACK: usize = 8 << 20;
 
 /// Bytes of memory allowed for each encoded byte. Ordinary types take up to 32: an empty `String` of 24 bytes encodes
 /// to one.
-const FACTOR: usize = 64;
+const MEMORY_PER_BYTE: usize = 64;
 
 /// Bytes of memory allowed on top, for small values with much room in them, as a sparse list of large structs.
 const ALLOWANCE: usize = 64 << 20;
@@ -62,7 +62,9 @@ fn attempt<T, R>(
     levels: u8,
     read: &impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError>,
 ) -> Result<R, CodecError> {
-    let memory = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
+    let memory = length
+        .saturating_mul(MEMORY_PER_BYTE)
+        .saturating_add(ALLOWANCE);
     let budget = Budget {
         left: Cell::new(memory),
         exceeded: Cell::new(None),
@@ -112,7 +114,7 @@ struct Budget {
 
 // Memory is charged by `size_of`, which is known at compile time:
 //
-// - an element of a sequence or a key of a map costs its size, and `FACTOR` bytes at least: elements that encode to
+// - an element of a sequence or a key of a map costs its size, and `MEMORY_PER_BYTE` bytes at least: elements that encode to
 //   nothing take time, if not memory;
 // - a value of a map costs its size;
 // - a part of a struct, tuple or enum variant costs nothing, as the whole was charged;
@@ -198,7 +200,7 @@ impl<'b> Bounds<'b> {
     /// first element, down to the deepest level: together they expect no more than may come.
     #[inline]
     fn hint(&self, hint: Option<usize>) -> Option<usize> {
-        let most = self.budget.left.get() / FACTOR / usize::from(MAX_LEVELS);
+        let most = self.budget.left.get() / MEMORY_PER_BYTE / usize::from(MAX_LEVELS);
         hint.map(|elements| elements.min(most))
     }
 }
@@ -384,7 +386,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
         // Charged when it came: a sequence that claims 2^60 elements and has none costs nothing.
         let element = self.inner.next_element_seed(self.bounds.on(seed));
         match element {
-            Ok(Some(_)) => self.bounds.charge_element::<S::Value, _>(FACTOR)?,
+            Ok(Some(_)) => self.bounds.charge_element::<S::Value, _>(MEMORY_PER_BYTE)?,
             Ok(None) => {}
             Err(_) => self.bounds.budget.note_part(self.inner.size_hint()),
         }
@@ -404,7 +406,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
     fn next_key_seed<S: Seed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         let key = self.inner.next_key_seed(self.bounds.on(seed));
         if let Ok(Some(_)) = key {
-            self.bounds.charge_element::<S::Value, _>(FACTOR)?;
+            self.bounds.charge_element::<S::Value, _>(MEMORY_PER_BYTE)?;
         }
         key
     }

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::stack::{EncodedAs, Placed};
-use super::{CodecStack, Result, Unencrypted, Unlayered, lz4};
+use super::stack::{EncodedAs, WithContext};
+use super::{BaseCodec, CodecStack, Result, Unencrypted, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
 ///
@@ -56,7 +56,7 @@ pub struct Compressed<C> {
     threshold: usize,
 }
 
-impl<C: Unlayered> Compressed<C> {
+impl<C: BaseCodec> Compressed<C> {
     /// Compresses the bytes of this codec. It cannot be an `Encrypted` one, as encrypted bytes cannot be compressed;
     /// `Encrypted<Compressed<C>>` does it in this order.
     pub const fn new(codec: C) -> Self {
@@ -74,18 +74,18 @@ impl<C: Unlayered> Compressed<C> {
     }
 }
 
-impl<C: Unlayered> Unencrypted for Compressed<C> {}
+impl<C: BaseCodec> Unencrypted for Compressed<C> {}
 
-impl<C: Unlayered> CodecStack for Compressed<C> {
-    type Unlayered = C;
+impl<C: BaseCodec> CodecStack for Compressed<C> {
+    type Base = C;
 
-    fn unlayered(&self) -> &C {
+    fn base(&self) -> &C {
         &self.codec
     }
 
     fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
-        value: Placed<'_, T>,
+        value: WithContext<'_, T>,
         out: &mut Vec<u8>,
     ) -> Result<EncodedAs> {
         let start = out.len();

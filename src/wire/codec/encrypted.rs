@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
-use super::stack::{ENCRYPTED, EncodedAs, Placed};
+use super::encryption_keys::{EncryptionKeys, HEADER, OVERHEAD};
+use super::stack::{ENCRYPTED, EncodedAs, WithContext};
 use super::{Category, CodecStack, Result, Unencrypted, check_size};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
@@ -118,15 +118,15 @@ impl<C: Unencrypted> Encrypted<C> {
 
 /// The plain bytes are the id of the inner format, and the bytes in it.
 impl<C: Unencrypted> CodecStack for Encrypted<C> {
-    type Unlayered = C::Unlayered;
+    type Base = C::Base;
 
-    fn unlayered(&self) -> &C::Unlayered {
-        self.codec.unlayered()
+    fn base(&self) -> &C::Base {
+        self.codec.base()
     }
 
     fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
-        value: Placed<'_, T>,
+        value: WithContext<'_, T>,
         out: &mut Vec<u8>,
     ) -> Result<EncodedAs> {
         let (_, context) = value;
@@ -135,14 +135,14 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         }
         let start = out.len();
         // Room for the head and the id, so that nothing is copied when these are known.
-        out.extend_from_slice(&[0; HEAD + 1]);
+        out.extend_from_slice(&[0; HEADER + 1]);
         let written = self.codec.seal(value, out)?;
-        let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
+        let size = out.len().saturating_sub(start + HEADER) + OVERHEAD;
         let max = context.max;
         if size > max {
             return Err(Category::ValueTooLarge { size, max }.into());
         }
-        if let Some(field) = out.get_mut(start + HEAD) {
+        if let Some(field) = out.get_mut(start + HEADER) {
             *field = written.id;
         }
         self.keys.encrypt(out, start, context)?;
@@ -156,7 +156,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
     fn open<T>(
         &self,
         id: u8,
-        bytes: Placed<'_, [u8]>,
+        bytes: WithContext<'_, [u8]>,
         read: impl FnOnce(u8, &[u8]) -> Result<T>,
     ) -> Result<T> {
         if id != ENCRYPTED {
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::key::Key;
     use crate::wire::codec::stack::{read_by, read_by_any};
-    use crate::wire::codec::{Bincode, Codec, Unlayered, ValueContext};
+    use crate::wire::codec::{BaseCodec, Bincode, Codec, ValueContext};
     use serde::de::DeserializeOwned;
 
     const SECRET: [u8; 32] = [0xab; 32];
@@ -220,7 +220,7 @@ mod tests {
         (id, bytes): (u8, &[u8]),
         context: &ValueContext<'_>,
     ) -> Result<String, String> {
-        let read = |id, bytes: &[u8]| read_by::<_, String>(codec.unlayered().codec(), id, bytes);
+        let read = |id, bytes: &[u8]| read_by::<_, String>(codec.base().codec(), id, bytes);
         let opened = codec.open(id, (bytes, context), read);
         opened.map_err(|error| {
             let source = std::error::Error::source(&error);

@@ -16,12 +16,12 @@ use super::{Category, CodecError, Result, ValueContext};
 const KEY: usize = 32;
 const KEY_ID: usize = 4;
 const NONCE: usize = 12;
-const TAG: usize = 16;
+const AUTH_TAG: usize = 16;
 
 /// How many bytes come before the encrypted ones.
-pub(super) const HEAD: usize = KEY_ID + NONCE;
+pub(super) const HEADER: usize = KEY_ID + NONCE;
 /// How many bytes encryption adds to a value.
-pub(super) const OVERHEAD: usize = HEAD + TAG;
+pub(super) const OVERHEAD: usize = HEADER + AUTH_TAG;
 
 /// The associated data begins with this, so that other uses of a key do not make bytes that pass for a value.
 const DOMAIN: &[u8] = b"larder value 1";
@@ -105,7 +105,7 @@ impl EncryptionKeys {
         all.find(|key| key.id == id).map(|key| &**key)
     }
 
-    /// Encrypts the bytes of `out` from `start` on, behind [`HEAD`] bytes for the head.
+    /// Encrypts the bytes of `out` from `start` on, behind [`HEADER`] bytes for the head.
     pub(super) fn encrypt(
         &self,
         out: &mut Vec<u8>,
@@ -117,7 +117,7 @@ impl EncryptionKeys {
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce).map_err(CodecError::new)?;
         let parts = out.get_mut(start..);
-        let parts = parts.and_then(|bytes| bytes.split_first_chunk_mut::<HEAD>());
+        let parts = parts.and_then(|bytes| bytes.split_first_chunk_mut::<HEADER>());
         let (head, plain) = parts.ok_or(Category::Refused)?;
         let (key_id, nonce_field) = head.split_at_mut(KEY_ID);
         key_id.copy_from_slice(&id.to_be_bytes());
@@ -133,7 +133,7 @@ impl EncryptionKeys {
         let short = Category::Malformed;
         let (id, rest) = bytes.split_first_chunk::<KEY_ID>().ok_or(short)?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(short)?;
-        let (encrypted, tag) = rest.split_last_chunk::<TAG>().ok_or(short)?;
+        let (encrypted, tag) = rest.split_last_chunk::<AUTH_TAG>().ok_or(short)?;
         let id = u32::from_be_bytes(*id);
         let key = self.find(id).ok_or(Category::UnknownKey(id))?;
         // Not in place: the stored bytes are shared by all callers of the look-up.

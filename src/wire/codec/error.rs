@@ -38,14 +38,14 @@ pub(super) enum Category {
     Malformed,
     #[error("the bytes do not fit the type")]
     UnexpectedType,
-    /// Of a format without names.
+    /// The encoded value has another shape, in a format without names of fields.
     #[error("it has another shape than the values of this type")]
     AnotherShape,
     #[error("bytes are left over after the value")]
     TrailingBytes,
     #[error("it takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
     StoredTooLarge { size: usize, max: usize },
-    /// As it was encoded, and not as it is stored.
+    /// The sizes are those of the encoded value, and not of the stored bytes.
     #[error("the value takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
     ValueTooLarge { size: usize, max: usize },
     #[error("nested too deep")]
@@ -66,7 +66,7 @@ pub(super) enum Category {
     #[cfg(feature = "encryption")]
     #[error("it is not encrypted")]
     Unencrypted,
-    /// Of a format without names, as the three that follow.
+    /// This reason and the three that follow are about formats without names of fields.
     #[error("the value leaves a field out, as by skip_serializing_if")]
     FieldLeftOut,
     #[error("the value does not tell how many entries it has, as with flatten")]
@@ -77,7 +77,7 @@ pub(super) enum Category {
     ReadsByContent,
     #[error("the value cannot be read back")]
     NotReadBack,
-    /// In a format with names.
+    /// The format has names of fields.
     #[error(
         "the value is not read back as it was: such as Some(None), a number that is not finite, or an untagged variant that an earlier one reads as another value"
     )]
@@ -89,7 +89,7 @@ pub(super) enum Category {
     HeldByNeither,
     #[error("the type's own code panicked")]
     Panicked,
-    /// Of encoding, and of a user's own codec.
+    /// A codec of the user failed, or any codec while it encoded.
     #[error("the codec refused")]
     Refused,
 }

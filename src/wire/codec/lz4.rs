@@ -13,7 +13,7 @@ use super::{Category, Result, check_size};
 /// Names this format next to every value in it.
 pub(super) const ID: u8 = 5;
 
-const HEAD: usize = 5;
+const HEADER: usize = 5;
 
 /// Compresses the bytes of `out` from `start` on, which the codec with this id encoded. Leaves it as it is and returns
 /// false if that would not make it smaller.
@@ -24,7 +24,7 @@ pub(super) fn compress(id: u8, out: &mut Vec<u8>, start: usize) -> bool {
     };
     let block = block::compress(plain);
     // A value must not take more room than without this layer.
-    if block.len() + HEAD >= plain.len() {
+    if block.len() + HEADER >= plain.len() {
         return false;
     }
     out.truncate(start);
@@ -41,7 +41,7 @@ pub(super) fn compress(id: u8, out: &mut Vec<u8>, start: usize) -> bool {
 /// If they would be more than `max`; no memory is taken for them then. Or if the bytes were not compressed by
 /// [`compress`].
 pub(super) fn decompress(bytes: &[u8], max: usize) -> Result<(u8, Vec<u8>)> {
-    let Some((&[id, a, b, c, d], block)) = bytes.split_first_chunk::<HEAD>() else {
+    let Some((&[id, a, b, c, d], block)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(Category::Malformed.into());
     };
     let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);

@@ -32,7 +32,7 @@ const COLLECTION: usize = 24;
 /// that after it has grown; a node of a B-tree is two thirds full.
 const MAP_ENTRY: usize = 16;
 /// A variant, or the `Some` of a number.
-const TAG: usize = 8;
+const DISCRIMINANT: usize = 8;
 
 /// An allocation of this number of bytes, with its header, as the allocators of glibc and jemalloc round them.
 const fn allocated(bytes: usize) -> usize {
@@ -104,21 +104,21 @@ impl Serializer for &mut MemorySum {
         serialize_char(_value: char) 4;
         serialize_str(value: &str) COLLECTION + allocated(value.len());
         serialize_bytes(value: &[u8]) COLLECTION + allocated(value.len());
-        serialize_none() TAG;
+        serialize_none() DISCRIMINANT;
         serialize_unit() 0;
         serialize_unit_struct(_name: &'static str) 0;
-        serialize_unit_variant(_name: &'static str, _index: u32, _variant: &'static str) TAG;
+        serialize_unit_variant(_name: &'static str, _index: u32, _variant: &'static str) DISCRIMINANT;
         serialize_seq(_len: Option<usize>) COLLECTION + allocated(1);
         serialize_map(_len: Option<usize>) COLLECTION + allocated(1);
         serialize_tuple(_len: usize) 0;
         serialize_tuple_struct(_name: &'static str, _len: usize) 0;
         serialize_struct(_name: &'static str, _len: usize) 0;
-        serialize_tuple_variant(_name: &'static str, _index: u32, _variant: &'static str, _len: usize) TAG;
-        serialize_struct_variant(_name: &'static str, _index: u32, _variant: &'static str, _len: usize) TAG;
+        serialize_tuple_variant(_name: &'static str, _index: u32, _variant: &'static str, _len: usize) DISCRIMINANT;
+        serialize_struct_variant(_name: &'static str, _index: u32, _variant: &'static str, _len: usize) DISCRIMINANT;
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, Error> {
-        value.serialize(self.and(TAG))
+        value.serialize(self.and(DISCRIMINANT))
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -136,7 +136,7 @@ impl Serializer for &mut MemorySum {
         _variant: &'static str,
         value: &T,
     ) -> Result<Self, Error> {
-        value.serialize(self.and(TAG))
+        value.serialize(self.and(DISCRIMINANT))
     }
 
     // As bincode and postcard: an address takes its bytes and not the bytes of its text.

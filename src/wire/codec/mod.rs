@@ -64,7 +64,7 @@ pub use self::postcard::Postcard;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::shaped::Shaped;
 pub(crate) use self::stack::ValueContext;
-pub use self::stack::{CodecStack, Unencrypted, Unlayered};
+pub use self::stack::{BaseCodec, CodecStack, Unencrypted};
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
 pub(crate) use self::value::{FormerType, TypedCodec, ValueCodec, former_type};

@@ -25,7 +25,7 @@ macro_rules! shapes {
 }
 
 impl Shape {
-    /// Of no part.
+    /// The shape of a part that is missing.
     pub(super) const ABSENT: Self = Self(0);
 
     shapes! {
@@ -60,13 +60,13 @@ impl Shape {
         Self(mix(self.0, SOME))
     }
 
-    /// Of a variant whose content has this shape.
+    /// The shape of a variant whose content has this shape.
     #[inline]
     pub(super) const fn in_variant(self, index: u32, name: &str) -> Self {
         Self(mix(mix(self.0, VARIANT + index as u64), hash_of(name)))
     }
 
-    /// Of an entry of a map, whose key has this shape.
+    /// The shape of an entry of a map whose key has this shape.
     #[inline]
     pub(super) const fn with_value(self, value: Self) -> Self {
         Self(mix(self.0, value.0))
@@ -83,7 +83,7 @@ const SOME: u64 = 19;
 const SEQUENCE: u64 = 20;
 const MAP: u64 = 21;
 const PARTS: u64 = 22;
-/// And all above.
+/// A variant of an enum. Greater numbers are variants, too.
 const VARIANT: u64 = 23;
 
 /// The parts of a tuple, an array or a struct, in their order, with the names that they have in a struct.
@@ -96,7 +96,7 @@ impl Parts {
     #[inline]
     pub(super) const fn and(self, part: Shape) -> Self {
         // A polynomial, whose factors are hashes already.
-        Self(self.0.wrapping_mul(FACTOR).wrapping_add(part.0))
+        Self(self.0.wrapping_mul(ODD_FACTOR).wrapping_add(part.0))
     }
 
     #[inline]
@@ -128,7 +128,7 @@ impl UnorderedHash {
         self.0 = self.0.wrapping_add(mix(element.0, START));
     }
 
-    /// Of a collection of this shape without its elements.
+    /// The shape of a collection with these elements; `shape` is its shape without them.
     pub(super) fn with(&self, shape: Shape) -> Shape {
         Shape(mix(shape.0, self.0))
     }
@@ -207,7 +207,8 @@ impl EarlierShapes {
     }
 }
 
-const FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
+/// An odd constant that spreads the bits of a product. Shapes are stored, so this number never changes.
+const ODD_FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
 
 /// Mixes by a product of 128 bits, both halves of which are used, as wyhash does.
 #[inline]

@@ -55,7 +55,7 @@ pub(crate) trait Shaped: Codec {
     ) -> Result<T> {
         let (shape, rest) = split(bytes)?;
         let value = Self::read(rest).map_err(another_shape)?;
-        let known = Known::of(value_type, shape);
+        let known = CheckedShape::of(value_type, shape);
         if !known.is_noted() {
             check(shape, |again| self.encode(&value, again))?;
             known.note();
@@ -71,7 +71,7 @@ pub(super) fn read_back<C: Shaped, T: Serialize + DeserializeOwned + Send + 'sta
 ) -> Result<()> {
     let (shape, rest) = split(bytes)?;
     // Apart from what was read: that one is not compared by its length.
-    let known = Known::of((TypeId::of::<T>(), C::ID), shape);
+    let known = CheckedShape::of((TypeId::of::<T>(), C::ID), shape);
     if known.is_noted() {
         return Ok(());
     }
@@ -117,15 +117,15 @@ fn another_shape(error: CodecError) -> CodecError {
 ///
 /// One check of a type with a shape is enough. A type reads on by what it has read: the number of a variant, a `Some`,
 /// whether an element follows. The shape has all of these, so the type reads all values of one shape alike.
-static KNOWN: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+static CHECKED_SHAPES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
 
-/// A place in [`KNOWN`], and the hash that is there if the shape is known.
-struct Known {
+/// A place in [`CHECKED_SHAPES`], and the hash that is there if the shape is known.
+struct CheckedShape {
     place: Option<&'static AtomicU64>,
     hash: u64,
 }
 
-impl Known {
+impl CheckedShape {
     #[inline]
     fn of(value_type: impl Hash, shape: [u8; LENGTH]) -> Self {
         // Never the zero of an empty place.
@@ -133,7 +133,7 @@ impl Known {
         // The upper bits number the places.
         let place = usize::try_from(hash >> 52).unwrap_or_default();
         Self {
-            place: KNOWN.get(place),
+            place: CHECKED_SHAPES.get(place),
             hash,
         }
     }

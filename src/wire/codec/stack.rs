@@ -16,24 +16,24 @@ use crate::key::Key;
 pub trait CodecStack: Send + Sync + 'static {
     /// The codec, or the two of `Auto`, below the layers.
     #[doc(hidden)]
-    type Unlayered: Unlayered;
+    type Base: BaseCodec;
 
     #[doc(hidden)]
-    fn unlayered(&self) -> &Self::Unlayered;
+    fn base(&self) -> &Self::Base;
 
-    /// As [`Unlayered::encode_checked`], in the layers.
+    /// As [`BaseCodec::encode_checked`], in the layers.
     ///
     /// # Errors
     ///
-    /// The errors of [`Unlayered::encode_checked`], or if a layer makes too many bytes of it.
+    /// The errors of [`BaseCodec::encode_checked`], or if a layer makes too many bytes of it.
     #[doc(hidden)]
     fn seal<T: Serialize + DeserializeOwned + Send + 'static>(
         &self,
-        value: Placed<'_, T>,
+        value: WithContext<'_, T>,
         out: &mut Vec<u8>,
     ) -> Result<EncodedAs> {
         let (value, context) = value;
-        self.unlayered().encode_checked(value, context.max, out)
+        self.base().encode_checked(value, context.max, out)
     }
 
     /// Takes bytes in the format with this id out of their layers, and reads them by `read`, which is given the id of
@@ -46,7 +46,7 @@ pub trait CodecStack: Send + Sync + 'static {
     fn open<T>(
         &self,
         id: u8,
-        bytes: Placed<'_, [u8]>,
+        bytes: WithContext<'_, [u8]>,
         read: impl FnOnce(u8, &[u8]) -> Result<T>,
     ) -> Result<T> {
         let (bytes, context) = bytes;
@@ -55,20 +55,20 @@ pub trait CodecStack: Send + Sync + 'static {
         match id {
             // Every codec reads compressed values. A user's own codec may have the id of a layer.
             #[cfg(feature = "compression")]
-            lz4::ID if id != CodecBelow::<Self>::ID => {
+            lz4::ID if id != BaseCodecOf::<Self>::ID => {
                 // `read` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
                 let (id, bytes) = lz4::decompress(bytes, context.max)?;
                 read(id, &bytes)
             }
             #[cfg(feature = "encryption")]
-            ENCRYPTED if id != CodecBelow::<Self>::ID => Err(Category::NoKeys.into()),
+            ENCRYPTED if id != BaseCodecOf::<Self>::ID => Err(Category::NoKeys.into()),
             id => read(id, bytes),
         }
     }
 }
 
 /// A [`CodecStack`] without layers, so that `Compressed` can be around it: a [`Codec`] or `Auto`.
-pub trait Unlayered: Unencrypted {
+pub trait BaseCodec: Unencrypted {
     /// The codec that comes first.
     #[doc(hidden)]
     type Codec: Codec;
@@ -94,7 +94,7 @@ pub trait Unlayered: Unencrypted {
 }
 
 /// The codec that comes first below the layers.
-pub(super) type CodecBelow<S> = <<S as CodecStack>::Unlayered as Unlayered>::Codec;
+pub(super) type BaseCodecOf<S> = <<S as CodecStack>::Base as BaseCodec>::Codec;
 
 /// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`], `Auto` or `Compressed`. Its bytes do not
 /// depend on the context.
@@ -121,7 +121,7 @@ pub struct ValueContext<'a> {
 }
 
 /// A value or its bytes, and where it belongs.
-pub(super) type Placed<'a, T> = (&'a T, &'a ValueContext<'a>);
+pub(super) type WithContext<'a, T> = (&'a T, &'a ValueContext<'a>);
 
 /// How a value was written.
 #[derive(Clone, Debug)]
@@ -154,7 +154,7 @@ pub(super) fn encode_by<C: Codec, T: Serialize + DeserializeOwned + Send + 'stat
 
 impl<C: Codec> Unencrypted for C {}
 
-impl<C: Codec> Unlayered for C {
+impl<C: Codec> BaseCodec for C {
     type Codec = C;
 
     fn codec(&self) -> &C {
@@ -163,9 +163,9 @@ impl<C: Codec> Unlayered for C {
 }
 
 impl<C: Codec> CodecStack for C {
-    type Unlayered = C;
+    type Base = C;
 
-    fn unlayered(&self) -> &C {
+    fn base(&self) -> &C {
         self
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::memory::memory_of;
-use super::stack::{CodecBelow, EncodedAs, Unlayered as _, read_by, read_by_any};
+use super::stack::{BaseCodec as _, BaseCodecOf, EncodedAs, read_by, read_by_any};
 use super::{Category, Codec, CodecError, CodecStack, FIRST_OWN_ID, Result, ValueContext};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Value};
@@ -116,7 +116,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Type
         former: &[FormerType],
     ) -> Result<Decoded> {
         let mut is_of_former_type = false;
-        let codec = self.stack.unlayered().codec();
+        let codec = self.stack.base().codec();
         let read = |id, bytes: &[u8]| match read_by::<_, V>(codec, id, bytes) {
             Ok(value) => Ok(AnyValue::new(value)),
             Err(error) => {
@@ -133,7 +133,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Type
     }
 
     fn is_of_this_crate(&self) -> bool {
-        CodecBelow::<S>::ID < FIRST_OWN_ID
+        BaseCodecOf::<S>::ID < FIRST_OWN_ID
     }
 
     fn type_name(&self) -> &'static str {
@@ -146,7 +146,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Type
 
     fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool> {
         catch_panic(|| {
-            let unlayered = self.stack.unlayered();
+            let unlayered = self.stack.base();
             let encode = |value: &AnyValue| {
                 let mut bytes = Vec::new();
                 let value = value.typed::<V>();

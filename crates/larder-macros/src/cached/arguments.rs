@@ -23,7 +23,7 @@ const NO_IMPL: &str = "`impl Trait` makes the function generic, and each type wo
     name the type";
 
 /// The types of tuples that are keys have up to so many parts.
-const MOST_PARTS: usize = 8;
+const MAX_PARTS: usize = 8;
 
 pub(crate) struct Arguments {
     receiver: Option<Receiver>,
@@ -282,9 +282,9 @@ impl Arguments {
             (None, None) => function,
         };
         let (borrowed, owned) = match &expression {
-            Expr::Tuple(tuple) if tuple.elems.len() > MOST_PARTS => {
+            Expr::Tuple(tuple) if tuple.elems.len() > MAX_PARTS => {
                 let message = format!(
-                    "a key is a tuple of up to {MOST_PARTS} parts: take arguments together in a struct with \
+                    "a key is a tuple of up to {MAX_PARTS} parts: take arguments together in a struct with \
                      `#[derive(CacheKey)]`"
                 );
                 return Err(Error::new(span, message));

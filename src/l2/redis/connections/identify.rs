@@ -20,7 +20,7 @@ pub(crate) struct Identity {
     pub(crate) clock: PartitionClock,
     incarnation: String,
     partitions: u16,
-    /// Which keys the server evicts when its memory is full.
+    /// The policy by which the server evicts keys when its memory is full.
     pub(super) policy: String,
     /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked
     /// for.

@@ -17,7 +17,7 @@ use crate::l2::redis::names::{CLOCK, ClockName, LOG, MEMBERS, Names};
 use crate::l2::redis::script_call::ScriptCall;
 use crate::l2::redis::scripts;
 use crate::l2::{PartitionName, PartitionNumber};
-use crate::vocabulary::MOST_PARTITIONS;
+use crate::vocabulary::MAX_PARTITIONS;
 
 /// Makes sure that the partitions of these names may be used: that no others are, and that none will be. An error names the
 /// number of partitions that the namespace has instead. All partitions of an instance find their clocks without a number at
@@ -43,7 +43,7 @@ async fn settle(
         topology,
         connection,
     };
-    let each = (1..=MOST_PARTITIONS).flat_map(PartitionNumber::all);
+    let each = (1..=MAX_PARTITIONS).flat_map(PartitionNumber::all);
     // Once, as each takes the search for a hash tag.
     let each: Vec<_> = each.map(|partition| all.clock(partition)).collect();
     let answer = |most| {
@@ -52,7 +52,7 @@ async fn settle(
     };
     // Another instance may name a larger number meanwhile, which does not happen more often; or a server may lose what
     // was done.
-    for _ in 0..=MOST_PARTITIONS {
+    for _ in 0..=MAX_PARTITIONS {
         let known = all.look(&each).await?;
         // It is missing at first, and if it was lost: then the clocks of other partitions know it, and which were used.
         let named = known.first().copied().unwrap_or(0);
@@ -83,7 +83,7 @@ async fn settle(
 fn are_settled(known: &[u16], most: u16) -> bool {
     let mut clocks = known
         .iter()
-        .zip((1..=MOST_PARTITIONS).flat_map(PartitionNumber::all));
+        .zip((1..=MAX_PARTITIONS).flat_map(PartitionNumber::all));
     clocks.all(|(named, partition)| {
         if partition.of == most || partition == PartitionNumber::ONLY {
             return *named == most;
@@ -98,7 +98,7 @@ fn are_settled(known: &[u16], most: u16) -> bool {
 struct Clocks<'a> {
     names: &'a Names,
     topology: &'a Topology,
-    /// Of the partition whose names these are.
+    /// The connection of the partition that `names` belong to.
     connection: &'a MultiplexedConnection,
 }
 
@@ -147,7 +147,7 @@ impl Clocks<'_> {
         step.run(connection.map_err(io::Error::other)?).await
     }
 
-    /// No partition of this number is used from here on.
+    /// Closes all partitions of this number: no instance uses them from here on.
     async fn close(&self, partitions: u16, most: u16) -> RedisResult<()> {
         let closed =
             PartitionNumber::all(partitions).map(|partition| self.step(partition, None, most));
@@ -223,7 +223,7 @@ mod tests {
 
     /// The clocks of partitions that have grown from one to two, to four and to eight, which may not be closed yet.
     fn grown(last_but_one: u16) -> Vec<u16> {
-        let all = (1..=MOST_PARTITIONS).flat_map(PartitionNumber::all);
+        let all = (1..=MAX_PARTITIONS).flat_map(PartitionNumber::all);
         let named = all.map(|partition| match partition.of {
             1 | 8 => 8,
             2 => 4,

@@ -56,7 +56,7 @@ pub(super) struct SharedConnection {
 
 /// A connection of the pool, once it is made.
 pub(super) struct PoolEntry {
-    /// With the term in which it was made.
+    /// The connection, and the term in which it was made.
     connection: OnceCell<(MultiplexedConnection, u64)>,
     /// The pool's object, kept so that the pool counts the connection.
     object: Mutex<Option<Connection>>,
@@ -177,7 +177,7 @@ impl PoolEntry {
         self.is_suspected.load(Ordering::Relaxed)
     }
 
-    /// In milliseconds.
+    /// How long ago the entry was made, in ms.
     fn age(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

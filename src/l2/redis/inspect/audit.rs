@@ -16,7 +16,7 @@ lua! {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PartitionAudit {
-    /// Its clock, and where it is.
+    /// The clock of the partition, and the server that has it.
     pub state: PartitionState,
     /// The `maxmemory-policy` of the server; empty if `INFO` hides it.
     pub policy: String,
@@ -32,7 +32,7 @@ pub struct PartitionAudit {
     pub log: LogState,
     /// How many messages the log has, by the number of its first one; 0 unless it is [`Complete`](LogState::Complete).
     pub log_length: u64,
-    /// Its members, each with its last note.
+    /// The members of the partition, each with its last note.
     pub members: Vec<Member>,
     /// How many entries of the list of members cannot be read.
     pub damaged_members: usize,

@@ -13,7 +13,7 @@ use crate::l2::redis::scripts::{ALLOW_OOM, lua};
 use crate::l2::redis::steps::counts::fleet_bypass;
 use crate::l2::{FleetBypass, L2Error, PartitionNumber};
 use crate::stats::stored_after;
-use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
+use crate::vocabulary::MAX_BYPASSED_BY_FLEET;
 
 lua! {
     BYPASS_PREFIX: ALLOW_OOM [checked clock bypassed] bypass;
@@ -95,7 +95,7 @@ impl Namespace {
         };
         let partition = self.connect(first).await?;
         let mut call = ScriptCall::new(&BYPASS_PREFIX, &partition.names, 1);
-        call.partition_keys(&[BYPASS]).arg(MOST_BYPASSED_BY_FLEET);
+        call.partition_keys(&[BYPASS]).arg(MAX_BYPASSED_BY_FLEET);
         if let Some((prefix, ms)) = change {
             call.arg(prefix).arg(ms);
         }

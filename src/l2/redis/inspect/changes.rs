@@ -122,7 +122,7 @@ fn receive(sender: &mut Option<mpsc::Sender<Message>>, push: PushInfo) {
     match (push.kind, push.data.get(1)) {
         (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(payload))) => {
             // A notice is no message.
-            if let (Some(sender), Some(message)) = (sender, message::open(payload)) {
+            if let (Some(sender), Some(message)) = (sender, message::parse(payload)) {
                 // Without room it is dropped, as the docs say: the reader sees the hole.
                 let _ = sender.try_send(message);
             }

@@ -53,7 +53,7 @@ pub struct StoredCounters {
     pub release: Option<String>,
     /// Its [name](crate::Builder::instance_name), if it has said so.
     pub name: Option<String>,
-    /// For how long the instance has run.
+    /// How long the instance has run.
     pub up: Duration,
     /// For which share of all keys the instance used the cache then, from 0.0 to 1.0; 0.0 also if it was switched off in
     /// this instance alone. Whether all instances are off is in

@@ -13,7 +13,7 @@ use crate::l2::redis::names::{BYPASS, CLOCK, DEAD, LOG, MEMBERS, STATS, SWEEPER,
 use crate::l2::redis::script_call::{LuaScript, ScriptCall};
 use crate::l2::redis::scripts::{ALLOW_OOM, NO_FLAGS, lua};
 use crate::l2::{L2Error, Member, PartitionNumber};
-use crate::vocabulary::MOST_PARTITIONS;
+use crate::vocabulary::MAX_PARTITIONS;
 
 lua! {
     REMAINS: NO_FLAGS [checked has_entry] remains;
@@ -178,7 +178,7 @@ impl Namespace {
         Ok(ForgetResult::Removed(removed))
     }
 
-    /// As this one, with connections that its calls share.
+    /// The same namespace, whose calls share one connection to each server.
     fn over_one_connection(&self) -> Self {
         Self {
             topology: Arc::clone(&self.topology),
@@ -192,7 +192,7 @@ impl Namespace {
     /// What is left in the partitions of all numbers, the only partition of one first.
     async fn each_partition(&self) -> Result<Vec<PartitionRemains>, L2Error> {
         let mut partitions = Vec::new();
-        for partition in (1..=MOST_PARTITIONS).flat_map(PartitionNumber::all) {
+        for partition in (1..=MAX_PARTITIONS).flat_map(PartitionNumber::all) {
             partitions.push(self.connect(partition).await?.remains().await?);
         }
         Ok(partitions)

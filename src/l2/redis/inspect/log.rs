@@ -126,7 +126,7 @@ impl LoggedChange {
     /// `None` if its message is damaged, or of another format.
     pub(super) fn read(partition: PartitionNumber, (_, fields): &Entry) -> Option<Self> {
         let field = |name| fields.iter().find(|(field, _)| field == name);
-        let message = message::open(&field("m")?.1)?;
+        let message = message::parse(&field("m")?.1)?;
         let at = field("at").and_then(|(_, at)| str::from_utf8(at).ok()?.parse().ok());
         let is_expire = field("by").is_some_and(|(_, by)| **by == *b"expire");
         Some(Self {

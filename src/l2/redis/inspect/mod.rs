@@ -51,7 +51,7 @@ use crate::l2::redis::primary::PrimaryAt;
 use crate::l2::redis::script_call::clock;
 use crate::l2::{L2Error, PartitionClock, PartitionName, PartitionNumber};
 use crate::util::partial_debug::partial_debug;
-use crate::vocabulary::MOST_PARTITIONS;
+use crate::vocabulary::MAX_PARTITIONS;
 
 /// Keys that a step of a SCAN looks at, or about as many.
 const SCAN_COUNT: usize = 1000;
@@ -77,7 +77,7 @@ pub struct Namespace {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PartitionState {
-    /// Which one.
+    /// The number of the partition.
     pub partition: PartitionNumber,
     /// The server that has it: host and port, or the path of a socket.
     pub node: String,
@@ -133,7 +133,7 @@ impl Namespace {
         ask.arg(first.names.name(CLOCK, "")).arg("partitions");
         let named: Option<Vec<u8>> = in_time(ask.query_async(&mut first.connection)).await?;
         let named = named.and_then(|named| str::from_utf8(&named).ok()?.parse().ok());
-        let named = named.filter(|partitions| (1..=MOST_PARTITIONS).contains(partitions));
+        let named = named.filter(|partitions| (1..=MAX_PARTITIONS).contains(partitions));
         // A namespace that no instance has used is looked at like one with a single partition: it has nothing.
         found.is_known = named.is_some();
         found.partitions = named.unwrap_or(1);

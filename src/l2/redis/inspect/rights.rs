@@ -13,7 +13,7 @@ use crate::l2::{L2Error, PartitionNumber};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingRights {
-    /// For what they are needed.
+    /// The calls that need these rights.
     pub needed_for: RightsFor,
     /// Each is named by a command that the user may not run, or not on a key or the channel of the namespace.
     pub commands: Vec<&'static str>,

@@ -18,7 +18,7 @@ use crate::l2::{L2Error, Lifetime, PartitionNumber, Stamp, TagVersion};
 use crate::options::MAX_VALUE_BYTES;
 use crate::util::crc16::nth;
 use crate::wire::codec;
-use crate::wire::envelope::{self, ChecksumSeed, Envelope, PAYLOAD_AT, STAMPED_LENGTH};
+use crate::wire::envelope::{self, BODY_AT, ChecksumSeed, Envelope, PAYLOAD_AT};
 
 lua! {
     INSPECT: NO_FLAGS [checked clock incarnation mark] inspect;
@@ -54,7 +54,7 @@ pub struct StoredValue {
     pub stamp: Stamp,
     /// Until when it is valid.
     pub lifetime: Lifetime,
-    /// By its type tag, instances tell values of their own type from values of other types.
+    /// The type tag, by which instances tell values of their own type from values of other types.
     pub type_tag: u64,
     /// The number of its outermost format.
     pub codec: u8,
@@ -64,7 +64,7 @@ pub struct StoredValue {
     pub payload: Vec<u8>,
     /// How many bytes it takes with its head and its tags.
     pub size: usize,
-    /// Its tags.
+    /// The tags of the value.
     pub tags: Vec<Key>,
 }
 
@@ -234,7 +234,7 @@ impl Connected {
         let now = partition.clock.now;
         let seed = ChecksumSeed::namespace(namespace).key(key);
         let values: Vec<_> = (value.iter())
-            .flat_map(|bytes| envelope::open_each(bytes, seed))
+            .flat_map(|bytes| envelope::parse_each(bytes, seed))
             .map(|value| value.map(StoredValue::new).map_err(DamagedValue))
             .collect();
         let tags = values.iter().flatten().flat_map(|value| value.tags.clone());
@@ -328,11 +328,11 @@ impl StoredValue {
         Self {
             stamp: value.stamp,
             lifetime: value.lifetime,
-            type_tag: value.head.type_tag,
-            codec: value.head.codec,
-            shape: codec::shape_of(value.head.codec, value.payload),
+            type_tag: value.format.type_tag,
+            codec: value.format.codec,
+            shape: codec::shape_of(value.format.codec, value.payload),
             payload: value.payload.to_vec(),
-            size: STAMPED_LENGTH + PAYLOAD_AT + value.payload.len() + tags,
+            size: BODY_AT + PAYLOAD_AT + value.payload.len() + tags,
             tags: value.tags,
         }
     }

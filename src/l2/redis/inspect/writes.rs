@@ -9,7 +9,7 @@ use crate::l2::redis::script_call::ScriptCall;
 use crate::l2::redis::steps::write_stream::{
     DEAD_LETTERS, PENDING, PendingAnswer, as_pending, as_waiting,
 };
-use crate::l2::write_stream::MOST_BYTES;
+use crate::l2::write_stream::MAX_BYTES;
 use crate::l2::{L2Error, PartitionNumber, Pending, Waiting};
 
 /// The writes of a namespace that have not reached their source.
@@ -107,7 +107,7 @@ impl Connected {
 
     async fn dead_letters(&mut self, most: usize) -> Result<Vec<Waiting>, L2Error> {
         let mut call = ScriptCall::by("EVALSHA_RO", &DEAD_LETTERS, &self.names, 1);
-        call.partition_keys(&[DEAD]).arg(most).arg(MOST_BYTES);
+        call.partition_keys(&[DEAD]).arg(most).arg(MAX_BYTES);
         as_waiting(in_time(call.run(self.connection.clone())).await?)
     }
 }

@@ -25,7 +25,7 @@ local function read_values_beside(value_key)
   local values, kept = checked(redis.pcall('GET', value_key), 'GET') or '', {}
   for _, value in ipairs(heads(head_in, values)) do
     local its_ver, expires_at = read_issued(value.head, epoch, ver)
-    if its_ver and now < expires_at and type_tag_of(value.head) ~= type_tag and #kept < MOST_VALUES - 1 then
+    if its_ver and now < expires_at and type_tag_of(value.head) ~= type_tag and #kept < MAX_VALUES - 1 then
       kept[#kept + 1] = string.sub(values, value.offset + 5, value.offset + value.length)
     end
   end

@@ -10,7 +10,7 @@ local clock_key, members_key = KEYS[1], KEYS[2]
 local partitions, new_epoch, proof, id, entry = unpack(ARGV)
 local ASK_FOR_PROOF = '?'
 -- How many partitions a namespace has at most.
-local MOST_PARTITIONS = 16
+local MAX_PARTITIONS = 16
 
 -- An answer that names the number of partitions, and the former incarnation, alone.
 local function incomplete(named, former_run)
@@ -19,7 +19,7 @@ end
 
 local stored_run, stored_partitions, off =
   unpack(checked(redis.pcall('HMGET', clock_key, 'run', 'partitions', 'off'), 'HMGET') or {})
-local named = whole_number(stored_partitions, MOST_PARTITIONS) or 0
+local named = whole_number(stored_partitions, MAX_PARTITIONS) or 0
 if named ~= tonumber(partitions) then
   return incomplete(named, '')
 end

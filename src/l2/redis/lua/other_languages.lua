@@ -1,6 +1,6 @@
 -- How many keys, and how many tags, one call takes: as many as one message of an instance names.
-local MOST_NAMES = 256
-local MOST_BYTES = 1024
+local MAX_NAMES = 256
+local MAX_BYTES = 1024
 -- The kinds of messages: what they name is invalidated.
 local KEYS_KIND, CLEAR_KIND, TAGS_KIND = 0, 2, 4
 
@@ -22,7 +22,7 @@ local function text_after(kind, name)
     return nil
   end
   local text = string.sub(name, #prefix + 1)
-  if #text > MOST_BYTES then
+  if #text > MAX_BYTES then
     refuse('a key or tag is longer than 1024 bytes')
   end
   -- Instances could not read the message.
@@ -71,7 +71,7 @@ elseif command == 'clear' and #KEYS > 2 then
   refuse('clear takes neither keys nor tags')
 elseif command == 'invalidate' and #KEYS == 2 then
   refuse('there is nothing to invalidate: name keys or tags')
-elseif #keys > MOST_NAMES or #tags > MOST_NAMES then
+elseif #keys > MAX_NAMES or #tags > MAX_NAMES then
   refuse('one call takes up to 256 keys and 256 tags')
 elseif database ~= '0' and database ~= 'cluster' and not string.match(database, '^[1-9]%d*$') then
   refuse('the second argument must be the number of the database, such as 0, or cluster')

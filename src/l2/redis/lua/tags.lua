@@ -61,12 +61,12 @@ local function keep_tag_versions(tags, epoch, ttl_ms)
 end
 
 -- How many tags a value may have.
-local MOST_TAGS = 128
+local MAX_TAGS = 128
 
 -- How many tags there are from a place in a text to its end; nil if they are damaged.
 local function count_tags(text, from)
   local tags = 0
-  while from < #text and tags < MOST_TAGS do
+  while from < #text and tags < MAX_TAGS do
     from = from + 2 + struct.unpack('>I2', text, from)
     tags = tags + 1
   end

@@ -1,12 +1,12 @@
 -- The values of a key: one for each type tag, one behind the other (rule 29).
 
 -- How many values a key has at most.
-local MOST_VALUES = 4
+local MAX_VALUES = 4
 
 -- The head, offset and length of each value. `read` returns the head at an offset.
 local function heads(read, values)
   local found, offset = {}, 0
-  for i = 1, MOST_VALUES do
+  for i = 1, MAX_VALUES do
     local head = read(values, offset)
     local length = length_of(head)
     found[i] = length and {head = head, offset = offset, length = length}

@@ -97,7 +97,7 @@ impl Primary {
         })
     }
 
-    /// Those whose word is needed, once it was found.
+    /// The sentinels or nodes that have to name this primary, once it was found.
     fn witnesses(&self) -> &Witnesses {
         if without(Rule::Witnesses) {
             return &Witnesses::None;

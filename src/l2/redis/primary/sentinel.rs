@@ -31,7 +31,7 @@ pub(crate) struct Sentinels {
     belief: watch::Sender<Belief>,
 }
 
-/// Which primary is believed.
+/// The primary that is believed.
 #[derive(Default)]
 struct Belief {
     /// Counts how often that has changed or was in doubt. A connection is believed in the term in which it was made.
@@ -42,7 +42,7 @@ struct Belief {
 }
 
 impl Sentinels {
-    /// Those that name the primary so.
+    /// The sentinels that know the primary by this name.
     pub(crate) fn new(
         name: &str,
         sentinels: impl Iterator<Item = Server>,

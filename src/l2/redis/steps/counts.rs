@@ -6,7 +6,7 @@ use deadpool_redis::redis::{RedisResult, cmd};
 use crate::key::Key;
 use crate::l2::FleetBypass;
 use crate::l2::redis::names::{Names, STATS};
-use crate::vocabulary::MOST_BYPASSED_BY_FLEET;
+use crate::vocabulary::MAX_BYPASSED_BY_FLEET;
 
 /// Reads which prefixes are bypassed. Another program may have written any bytes: no key begins with them.
 pub(crate) fn fleet_bypass(answer: &[Vec<u8>]) -> FleetBypass {
@@ -19,7 +19,7 @@ pub(crate) fn fleet_bypass(answer: &[Vec<u8>]) -> FleetBypass {
     });
     FleetBypass {
         now,
-        prefixes: prefixes.take(MOST_BYPASSED_BY_FLEET).collect(),
+        prefixes: prefixes.take(MAX_BYPASSED_BY_FLEET).collect(),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::util::per_runtime::KeptPerRuntime;
 /// A batch takes at least this many requests, if so many wait.
 const FEWEST_IN_BATCH: usize = 4;
 /// The most requests of a batch. The server does nothing else while it executes one.
-const MOST_IN_BATCH: usize = 128;
+const MAX_IN_BATCH: usize = 128;
 /// Batches under way at a time: enough to keep the server busy although it is far away.
 const IN_FLIGHT: usize = 64;
 /// Requests that wait. A caller that comes then waits for capacity.
@@ -206,7 +206,7 @@ where
         let mut state = lock(&self.queue.state);
         let waiting = state.waiting.len();
         let many = share(state.under_way, waiting)
-            .clamp(FEWEST_IN_BATCH, MOST_IN_BATCH)
+            .clamp(FEWEST_IN_BATCH, MAX_IN_BATCH)
             .min(waiting);
         let batch = state.waiting.drain(..many).collect();
         state.under_way += many;
@@ -278,8 +278,8 @@ mod tests {
             let answers = answers.into_iter().map(Result::unwrap);
             assert!(answers.eq(expected), "{callers} callers");
         }
-        let many = join_all((0..10 * MOST_IN_BATCH).map(|_| gathered.call(0))).await;
-        assert!(many.into_iter().all(|size| size.unwrap() <= MOST_IN_BATCH));
+        let many = join_all((0..10 * MAX_IN_BATCH).map(|_| gathered.call(0))).await;
+        assert!(many.into_iter().all(|size| size.unwrap() <= MAX_IN_BATCH));
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ use crate::l2::{
     AcceptedValue, EncodedValue, Fill, L2Error, Lease, LeaseReply, LeaseRequest, Ttls, random,
 };
 use crate::util::lock::lock;
-use crate::wire::envelope::{self, STAMPED_LENGTH};
+use crate::wire::envelope::{self, BODY_AT};
 
 pub(crate) struct LoadSteps {
     steps: Arc<Steps>,
@@ -35,9 +35,9 @@ pub(crate) struct LoadSteps {
 struct Steps {
     names: Arc<Names>,
     connections: Arc<ConnectionSlot>,
-    /// Of the values that are filled, as they have it.
+    /// The type tag of the values that are filled, in the bytes that a value has.
     type_tag: [u8; 8],
-    /// As leases have it.
+    /// The type tag in the digits that a lease has.
     type_tag_in_hex: String,
 }
 
@@ -305,7 +305,7 @@ impl Steps {
                     .arg(fill.lease.epoch)
                     .value(fill.value);
                 call.arg(fill.key).arg(fill.payload.unwrap_or_default());
-                call.arg(STAMPED_LENGTH + fill.value.body.len());
+                call.arg(BODY_AT + fill.value.body.len());
             }
             call.run::<Vec<FillAnswer>>(connection)
         };

@@ -49,9 +49,9 @@ const TAG_VERSIONS: usize = 1024;
 /// One partition of a namespace, on a Redis server.
 pub(crate) struct RedisPartition {
     pub(super) names: Arc<Names>,
-    /// Of the values that it reads, as they have it.
+    /// The type tag of the values that this partition reads, in the bytes that a value has.
     type_tag: [u8; 8],
-    /// For all but plain reads of values.
+    /// The connection for all requests but plain reads of values.
     pub(super) connections: Arc<ConnectionSlot>,
     /// Reads values over these connections, and over a second connection. Single reads go together with the single
     /// reads of other partitions.
@@ -412,7 +412,7 @@ impl Partition for RedisPartition {
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
             // A message that is damaged, or of another format, is skipped, which leaves a hole in the numbers. So are
             // fields for tools, which are no messages.
-            let messages = payloads.filter_map(|(_, payload)| message::open(&payload));
+            let messages = payloads.filter_map(|(_, payload)| message::parse(&payload));
             Ok(messages.collect())
         }
         .boxed()

@@ -319,7 +319,7 @@ impl ReadBatcher {
 }
 
 impl Default for ReadBatcher {
-    /// Of the runtime that this is called on.
+    /// A batcher of the runtime that this is called on.
     fn default() -> Self {
         Self {
             runtime: Handle::current(),

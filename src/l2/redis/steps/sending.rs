@@ -11,7 +11,7 @@ use crate::key::Key;
 use crate::l2::redis::connections::connect::Failure;
 use crate::l2::redis::script_call::{LuaScript, ScriptCall, malformed_answer};
 use crate::l2::{L2Error, Reply};
-use crate::wire::envelope::{self, MAX_TAGS, MOST_VALUES};
+use crate::wire::envelope::{self, MAX_TAGS, MAX_VALUES};
 
 /// For how many timeouts a caller waits for a write whose first copy may still arrive; after that it is an error.
 const LONGEST_DOUBT: u32 = 2;
@@ -108,7 +108,7 @@ impl RedisPartition {
         let mut stored = Vec::new();
         for _ in 0..MAX_TAG_ATTEMPTS {
             // Of a damaged value the tags cannot be read.
-            let tags = envelope::open_tags(&stored, MOST_VALUES * MAX_TAGS);
+            let tags = envelope::parse_tags(&stored, MAX_VALUES * MAX_TAGS);
             let tags = tags.ok_or_else(malformed_answer)?;
             let call = || call(&stored, &tags);
             match self.send_before_deadline(deadline, call, read).await? {

@@ -8,7 +8,7 @@ use crate::l2::redis::names::{CLOCK, DEAD, HOLD, LEASE, LOG, VALUE, WORKER, WRIT
 use crate::l2::redis::script_call::{LuaScript, ScriptCall, malformed_answer};
 use crate::l2::redis::scripts::{ALLOW_OOM, NO_FLAGS, lua};
 use crate::l2::redis::steps::partition::{Entry, RedisPartition};
-use crate::l2::write_stream::MOST_BYTES;
+use crate::l2::write_stream::MAX_BYTES;
 use crate::l2::{
     Append, Batch, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting, WriteStream,
     Written,
@@ -44,7 +44,7 @@ impl WriteStream for RedisPartition {
             call.partition_keys(&[WORKER, WRITES])
                 .arg(fence)
                 .arg(millis(ttl));
-            call.arg(most).arg(MOST_BYTES);
+            call.arg(most).arg(MAX_BYTES);
         })
     }
 
@@ -55,7 +55,7 @@ impl WriteStream for RedisPartition {
             call.partition_keys(&[WORKER, WRITES, DEAD, CLOCK, LOG]);
             call.keys(&[VALUE, LEASE, HOLD], keys.keys());
             let mut head = Vec::new();
-            message::head(Kind::Invalidate, settled.origin, &mut head);
+            message::write_prefix(Kind::Invalidate, settled.origin, &mut head);
             call.arg(fence).message(&head);
             call.arg(settled.outcome.is_err());
             call.arg(settled.outcome.err().unwrap_or_default());
@@ -72,7 +72,7 @@ impl WriteStream for RedisPartition {
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
         self.step(&DEAD_LETTERS, 1, as_waiting, move |call| {
-            call.partition_keys(&[DEAD]).arg(most).arg(MOST_BYTES);
+            call.partition_keys(&[DEAD]).arg(most).arg(MAX_BYTES);
         })
     }
 

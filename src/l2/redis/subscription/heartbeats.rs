@@ -42,9 +42,9 @@ pub(super) struct Heartbeat {
     pub(super) member: Member,
     /// Whether the entry of the member is written.
     pub(super) is_noted: bool,
-    /// Of the list of members that this instance has joined.
+    /// The generation of the list of members that this instance has joined.
     pub(super) generation: u64,
-    /// For how many ms that has existed, at least.
+    /// How many ms that list has existed, at least.
     pub(super) age: u64,
     pub(super) answer: oneshot::Sender<Result<PartitionClock, L2Error>>,
 }

@@ -147,7 +147,7 @@ impl Subscriptions {
 }
 
 fn read(payload: &[u8]) -> Option<Event> {
-    let message = message::open(payload).map(Event::Message);
+    let message = message::parse(payload).map(Event::Message);
     message.or_else(|| message::lease_ended(payload).map(Event::LeaseEnded))
 }
 

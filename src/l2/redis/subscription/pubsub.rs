@@ -60,7 +60,7 @@ struct Connected {
     _ending: Option<AbortOnDropHandle<()>>,
 }
 
-/// By the slots of partitions, whether the witnesses name the server that answers.
+/// Whether the witnesses name the server that answers, for each slot of a partition.
 type Confirmed = BTreeMap<Option<u16>, Result<(), L2Error>>;
 
 impl PubSub {
@@ -315,7 +315,7 @@ pub(super) type Handler = Box<dyn Fn(&[u8]) + Send + Sync>;
 /// The channels of a connection, each with the handlers of its messages.
 #[derive(Default)]
 struct PubSubChannels {
-    /// In an order, as the partitions are told in it that their subscriptions end.
+    /// Sorted, as the partitions learn in this order that their subscriptions end.
     by_name: BTreeMap<Vec<u8>, Vec<(u64, Handler)>>,
     /// Numbers the handlers.
     last: u64,

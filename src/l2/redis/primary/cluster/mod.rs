@@ -48,7 +48,7 @@ pub(crate) struct Cluster {
     without_owner: Mutex<WithoutOwner>,
 }
 
-/// Which primaries are believed.
+/// The primaries that are believed.
 #[derive(Default)]
 struct Belief {
     owners: Arc<Owners>,
