@@ -180,13 +180,14 @@ impl Call for Way {
 
 fn insert_script() -> Script {
     Script::new(concat!(
-        include_str!("../../src/l2/redis/lua/checked.lua"),
-        include_str!("../../src/l2/redis/lua/send.lua"),
-        include_str!("../../src/l2/redis/lua/clock.lua"),
-        include_str!("../../src/l2/redis/lua/stamp.lua"),
-        include_str!("../../src/l2/redis/lua/staged.lua"),
-        include_str!("../../src/l2/redis/lua/tag_list.lua"),
-        include_str!("../../src/l2/redis/lua/tags.lua"),
+        include_str!("../../src/l2/redis/lua/parts/checked.lua"),
+        include_str!("../../src/l2/redis/lua/parts/send.lua"),
+        include_str!("../../src/l2/redis/lua/parts/clock.lua"),
+        include_str!("../../src/l2/redis/lua/parts/stamp.lua"),
+        include_str!("../../src/l2/redis/lua/parts/staged.lua"),
+        include_str!("../../src/l2/redis/lua/parts/tag_list.lua"),
+        include_str!("../../src/l2/redis/lua/parts/tags.lua"),
+        include_str!("../../src/l2/redis/lua/parts/body_tags.lua"),
         include_str!("../../src/l2/redis/lua/insert.lua"),
     ))
 }
@@ -194,11 +195,11 @@ fn insert_script() -> Script {
 pub(crate) fn invalidate_script() -> Script {
     Script::new(concat!(
         "#!lua flags=allow-oom\n",
-        include_str!("../../src/l2/redis/lua/checked.lua"),
-        include_str!("../../src/l2/redis/lua/send.lua"),
-        include_str!("../../src/l2/redis/lua/clock.lua"),
-        include_str!("../../src/l2/redis/lua/member_list.lua"),
-        include_str!("../../src/l2/redis/lua/mark.lua"),
+        include_str!("../../src/l2/redis/lua/parts/checked.lua"),
+        include_str!("../../src/l2/redis/lua/parts/send.lua"),
+        include_str!("../../src/l2/redis/lua/parts/clock.lua"),
+        include_str!("../../src/l2/redis/lua/parts/member_list.lua"),
+        include_str!("../../src/l2/redis/lua/parts/mark.lua"),
         include_str!("../../src/l2/redis/lua/invalidate.lua"),
     ))
 }

@@ -3,9 +3,9 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::wire::envelope::{
-    ChecksumSeed, Envelope, Lifetime, MAGIC, MAX_TAGS, MAX_VALUES, Stamp, Ttls, ValueFormat, begin,
-    checksum, join, open, open_tags, read_stamp, restamped, seal, stamped, stored_tags, sum,
-    tags_of, type_tag_of, values,
+    ChecksumSeed, Envelope, Lifetime, MAGIC, MAX_TAGS, MAX_VALUES, Stamp, Ttls, ValueFormat,
+    checksum, finish_body, join, new_body, parse, parse_tags, read_stamp, restamped, stamped,
+    stored_tags, sum, tags_of, type_tag_of, values,
 };
 
 const TIMES: usize = 36;
@@ -35,10 +35,10 @@ fn whatever_it_is(bytes: &[u8], seed: ChecksumSeed) {
     // Both are lists of tags, or none: they say nothing of whether the rest is right.
     let _ = (
         tags_of(bytes),
-        open_tags(bytes, MAX_TAGS),
+        parse_tags(bytes, MAX_TAGS),
         stored_tags(bytes),
     );
-    let _ = open(bytes, seed, 0);
+    let _ = parse(bytes, seed, 0);
 }
 
 fn one_value(bytes: &[u8], seed: ChecksumSeed) {
@@ -48,7 +48,7 @@ fn one_value(bytes: &[u8], seed: ChecksumSeed) {
     }
     let of_stored = stored_tags(bytes);
     let type_tag = bytes.get(TIMES..).and_then(type_tag_of).unwrap_or_default();
-    let Ok(Some(envelope)) = open(bytes, seed, type_tag) else {
+    let Ok(Some(envelope)) = parse(bytes, seed, type_tag) else {
         return;
     };
     assert_eq!(stamp, Some((envelope.stamp, envelope.lifetime)));
@@ -58,16 +58,16 @@ fn one_value(bytes: &[u8], seed: ChecksumSeed) {
         ChecksumSeed::namespace("fuzz").key("other"),
         ChecksumSeed::namespace("other").key("key"),
     ] {
-        let elsewhere = open(bytes, other, type_tag);
+        let elsewhere = parse(bytes, other, type_tag);
         assert!(elsewhere.is_err(), "it opens in another place");
     }
 }
 
 fn sealed(envelope: &Envelope<'_>, seed: ChecksumSeed) -> Vec<u8> {
-    let mut body = begin();
+    let mut body = new_body();
     body.extend_from_slice(envelope.payload);
     let ttls = Ttls::new(std::time::Duration::ZERO);
-    seal(&mut body, envelope.head, ttls, &envelope.tags, seed);
+    finish_body(&mut body, envelope.format, ttls, &envelope.tags, seed);
     restamped(
         envelope.stamp,
         envelope.lifetime,
@@ -109,7 +109,7 @@ fn sealed_and_damaged(input: &mut Input<'_>, seed: ChecksumSeed) {
         ends_at: input.some(after),
         l1_ttl: input.some(|input| std::time::Duration::from_millis(input.u64().min(u64::MAX - 1))),
     };
-    let head = ValueFormat {
+    let format = ValueFormat {
         codec: input.u8(),
         type_tag: input.u64(),
     };
@@ -117,13 +117,13 @@ fn sealed_and_damaged(input: &mut Input<'_>, seed: ChecksumSeed) {
     let envelope = Envelope {
         stamp,
         lifetime,
-        head,
+        format,
         payload: input.rest(),
         tags,
     };
     let bytes = sealed(&envelope, seed);
-    let tag = head.type_tag;
-    assert_eq!(open(&bytes, seed, tag).as_ref(), Ok(&Some(envelope)));
+    let tag = format.type_tag;
+    assert_eq!(parse(&bytes, seed, tag).as_ref(), Ok(&Some(envelope)));
 
     let at = usize::try_from(damage.0 % bytes.len() as u64).expect("it is in the bytes");
     let mut other = bytes.clone();
@@ -131,7 +131,7 @@ fn sealed_and_damaged(input: &mut Input<'_>, seed: ChecksumSeed) {
         *byte ^= damage.1.max(1);
     }
     // With another type tag it is the value of other instances.
-    let opens = |bytes: &[u8]| matches!(open(bytes, seed, tag), Ok(Some(_)));
+    let opens = |bytes: &[u8]| matches!(parse(bytes, seed, tag), Ok(Some(_)));
     assert!(!opens(&other), "another byte {at}");
     let cut = bytes.get(..at).unwrap_or_default();
     assert!(!opens(cut), "cut to {at}");

@@ -3,7 +3,7 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::l2::redis::members;
-use crate::wire::message::{Kind, Message, kind, lease_ended, open, payload};
+use crate::wire::message::{Kind, Message, kind, lease_ended, parse, payload};
 
 /// Where the sender's part begins.
 const PAYLOAD: usize = 27;
@@ -12,7 +12,7 @@ const SHORTEST: usize = 36;
 
 /// Bytes as they are, and a message that is made up, written and read.
 pub fn message(bytes: &[u8]) {
-    if let Some(message) = open(bytes) {
+    if let Some(message) = parse(bytes) {
         let written = written(&message);
         if matches!(message.kind, Kind::Unknown(_)) {
             assert!(message.keys.is_empty());
@@ -62,12 +62,12 @@ fn made_up(input: &mut Input<'_>) {
     let bytes = written(&message);
     // One of a prefix has one.
     let is_message = kind != Kind::Prefix || message.keys.len() == 1;
-    assert_eq!(open(&bytes).as_ref(), is_message.then_some(&message));
+    assert_eq!(parse(&bytes).as_ref(), is_message.then_some(&message));
     assert_eq!(
-        open(bytes.get(..cut % bytes.len()).unwrap_or_default()),
+        parse(bytes.get(..cut % bytes.len()).unwrap_or_default()),
         None
     );
-    assert_eq!(open(&[&*bytes, &[0]].concat()), None);
+    assert_eq!(parse(&[&*bytes, &[0]].concat()), None);
 }
 
 /// The entry of a member is read to what it says, whatever follows.

@@ -505,7 +505,7 @@ mod tests {
         written_at: 1_700_000_000_000,
     };
     const TYPE: u64 = 42;
-    const HEAD_FIELDS: ValueFormat = ValueFormat {
+    const FORMAT: ValueFormat = ValueFormat {
         codec: 1,
         type_tag: TYPE,
     };
@@ -519,13 +519,7 @@ mod tests {
     fn sample(tags: &[Key]) -> Vec<u8> {
         let mut body = new_body();
         body.extend_from_slice(b"payload");
-        finish_body(
-            &mut body,
-            HEAD_FIELDS,
-            Ttls::new(Duration::ZERO),
-            tags,
-            seed(),
-        );
+        finish_body(&mut body, FORMAT, Ttls::new(Duration::ZERO), tags, seed());
         restamped(STAMP, LIFETIME, &stamped(STAMP, &body))
     }
 
@@ -546,7 +540,7 @@ mod tests {
             let envelope = Envelope {
                 stamp: STAMP,
                 lifetime: LIFETIME,
-                head: HEAD_FIELDS,
+                format: FORMAT,
                 payload: b"payload",
                 tags,
             };
@@ -681,7 +675,7 @@ mod tests {
             ..Ttls::new(Duration::from_millis(40))
         };
         let mut body = new_body();
-        finish_body(&mut body, HEAD_FIELDS, ttls, &[], seed());
+        finish_body(&mut body, FORMAT, ttls, &[], seed());
         let bytes = stamped(STAMP, &body);
         assert_eq!(read_stamp(&bytes), Some((STAMP, LIFETIME)));
         assert_eq!(restamped(STAMP, LIFETIME, &bytes), bytes);

@@ -18,7 +18,7 @@ macro_rules! lua {
         pub(crate) static $name: std::sync::LazyLock<LuaScript> = std::sync::LazyLock::new(|| LuaScript::new(&[
             $flags,
             $(include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"), "/src/l2/redis/lua/", stringify!($part), ".lua"
+                env!("CARGO_MANIFEST_DIR"), "/src/l2/redis/lua/parts/", stringify!($part), ".lua"
             )),)*
             include_str!(concat!(
                 env!("CARGO_MANIFEST_DIR"), "/src/l2/redis/lua/", stringify!($own), ".lua"
@@ -31,17 +31,17 @@ pub(super) use lua;
 
 lua! {
     ACQUIRE_LEASE: ALLOW_OOM [checked clock layout values lease mark] acquire_lease;
-    FILL: NO_FLAGS [checked clock send publish layout stamp values lease lease_of_load staged tag_list tags] fill;
+    FILL: NO_FLAGS [checked clock send publish layout stamp values lease lease_of_load staged tag_list tags body_tags] fill;
     REVALIDATE: NO_FLAGS
-        [checked clock send publish layout stamp values stored lease lease_of_load staged tag_list tags] revalidate;
+        [checked clock send publish layout stamp values stored lease lease_of_load staged tag_list tags body_tags] revalidate;
     RENEW_LEASE: NO_FLAGS [checked clock send lease lease_of_load] renew_lease;
-    INSERT: NO_FLAGS [checked clock send publish layout stamp staged tag_list tags] insert;
+    INSERT: NO_FLAGS [checked clock send publish layout stamp staged tag_list tags body_tags] insert;
     INSERT_IF: NO_FLAGS
-        [checked clock send publish layout stamp values stored staged tag_list tags once version] insert_if;
+        [checked clock send publish layout stamp values stored staged tag_list tags body_tags once version] insert_if;
     EXPIRE: ALLOW_OOM [checked clock send publish layout values stored] expire;
-    TOUCH: ALLOW_OOM [checked clock send publish layout stamp values stored staged tag_list tags] touch;
+    TOUCH: ALLOW_OOM [checked clock send publish layout stamp values stored staged tag_list tags body_tags] touch;
     INVALIDATE: ALLOW_OOM [checked clock send publish member_list mark] invalidate;
-    INVALIDATE_TAGS: ALLOW_OOM [checked clock send publish tag_list] invalidate_tags;
+    INVALIDATE_TAGS: ALLOW_OOM [checked clock send publish tag_list tag_invalidation] invalidate_tags;
     TAG_VERSIONS: NO_FLAGS [checked clock tag_list tags] tag_versions;
     SWITCH: ALLOW_OOM [checked clock] switch;
     CLEAR: ALLOW_OOM [checked clock send publish epoch] clear;
@@ -49,9 +49,9 @@ lua! {
     REMOVE: ALLOW_OOM [checked clock layout values stored] remove;
     IDENTIFY: ALLOW_OOM [checked clock incarnation member_list] identify;
     PARTITIONS: ALLOW_OOM [checked named_partitions] partitions;
-    NUMBERS: NO_FLAGS [checked named_partitions] partition_numbers;
+    NUMBERS: NO_FLAGS [checked named_partitions] numbers;
     MEMBERS: ALLOW_OOM [checked member_list] members;
-    FORGET: ALLOW_OOM [checked] forget_member;
+    FORGET: ALLOW_OOM [checked] forget;
     SWEEP: ALLOW_OOM [checked member_list] sweep;
     STORE_COUNTS: ALLOW_OOM [checked clock bypassed] store_counts;
     NOTE: ALLOW_OOM_AND_SLOTS [checked member_list for_partition] note;
@@ -72,13 +72,14 @@ mod tests {
         let parts = [
             ALLOW_OOM,
             include_str!("lua/other_languages_head.lua"),
-            include_str!("lua/checked.lua"),
-            include_str!("lua/clock.lua"),
-            include_str!("lua/send.lua"),
-            include_str!("lua/publish.lua"),
-            include_str!("lua/epoch.lua"),
-            include_str!("lua/tag_list.lua"),
-            include_str!("lua/named_partitions.lua"),
+            include_str!("lua/parts/checked.lua"),
+            include_str!("lua/parts/clock.lua"),
+            include_str!("lua/parts/send.lua"),
+            include_str!("lua/parts/publish.lua"),
+            include_str!("lua/parts/epoch.lua"),
+            include_str!("lua/parts/tag_list.lua"),
+            include_str!("lua/parts/tag_invalidation.lua"),
+            include_str!("lua/parts/named_partitions.lua"),
             include_str!("lua/other_languages.lua"),
         ];
         let script = parts.concat();
@@ -113,49 +114,55 @@ mod tests {
         let type_tag = BODY_AT + TYPE_TAG_AT;
         for (part, text) in [
             (
-                include_str!("lua/tags.lua"),
+                include_str!("lua/parts/body_tags.lua"),
                 format!("MAX_TAGS = {MAX_TAGS}\n"),
             ),
             (
-                include_str!("lua/tags.lua"),
+                include_str!("lua/parts/body_tags.lua"),
                 format!("head, {})", BODY_AT + TAGS_LENGTH_AT + 1),
             ),
             (
-                include_str!("lua/tags.lua"),
+                include_str!("lua/parts/body_tags.lua"),
                 format!("body, {})", TAGS_LENGTH_AT + 1),
             ),
             (
-                include_str!("lua/values.lua"),
+                include_str!("lua/parts/values.lua"),
                 format!("MAX_VALUES = {MAX_VALUES}\n"),
             ),
-            (include_str!("lua/layout.lua"), format!("offset + {head})")),
-            (include_str!("lua/layout.lua"), format!("#head == {head} ")),
             (
-                include_str!("lua/layout.lua"),
+                include_str!("lua/parts/layout.lua"),
+                format!("offset + {head})"),
+            ),
+            (
+                include_str!("lua/parts/layout.lua"),
+                format!("#head == {head} "),
+            ),
+            (
+                include_str!("lua/parts/layout.lua"),
                 format!("head, {})", BODY_AT + TAGS_LENGTH_AT + 1),
             ),
             (
-                include_str!("lua/layout.lua"),
+                include_str!("lua/parts/layout.lua"),
                 format!("head, {})", BODY_AT + PAYLOAD_LENGTH_AT + 1),
             ),
             (
-                include_str!("lua/layout.lua"),
+                include_str!("lua/parts/layout.lua"),
                 format!("head, {}, {})", type_tag + 1, type_tag + 8),
             ),
             (
-                include_str!("lua/version.lua"),
+                include_str!("lua/parts/version.lua"),
                 format!("body, {}, {})", TYPE_TAG_AT + 1, TYPE_TAG_AT + 8),
             ),
             (
-                include_str!("lua/stored.lua"),
+                include_str!("lua/parts/stored.lua"),
                 format!("offset + {})", head - 1),
             ),
             (
-                include_str!("lua/stored.lua"),
+                include_str!("lua/parts/stored.lua"),
                 format!("offset + {BODY_AT},"),
             ),
             (
-                include_str!("lua/publish.lua"),
+                include_str!("lua/parts/publish.lua"),
                 format!("'MAXLEN', '~', '{LOG_ENTRIES}'"),
             ),
             (
@@ -163,7 +170,7 @@ mod tests {
                 format!("MAX_PARTITIONS = {MAX_PARTITIONS}\n"),
             ),
             (
-                include_str!("lua/named_partitions.lua"),
+                include_str!("lua/parts/named_partitions.lua"),
                 format!("MAX_PARTITIONS = {MAX_PARTITIONS}\n"),
             ),
         ] {
@@ -175,9 +182,8 @@ mod tests {
     #[test]
     fn a_line_of_a_script_calls_one_command() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/l2/redis/lua");
-        let paths = fs::read_dir(folder)
-            .unwrap()
-            .map(|file| file.unwrap().path());
+        let files = ["", "parts"].map(|part| fs::read_dir(folder.join(part)).unwrap());
+        let paths = files.into_iter().flatten().map(|file| file.unwrap().path());
         let scripts = paths.filter(|path| path.extension().is_some_and(|end| end == "lua"));
         let mut calls = 0;
         for script in scripts.map(|path| fs::read_to_string(path).unwrap()) {

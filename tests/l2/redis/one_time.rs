@@ -7,9 +7,9 @@ use crate::store::*;
 #[tokio::test]
 async fn a_script_reads_the_time_once() {
     const SCRIPT: &str = concat!(
-        include_str!("../../../src/l2/redis/lua/checked.lua"),
-        include_str!("../../../src/l2/redis/lua/send.lua"),
-        include_str!("../../../src/l2/redis/lua/clock.lua"),
+        include_str!("../../../src/l2/redis/lua/parts/checked.lua"),
+        include_str!("../../../src/l2/redis/lua/parts/send.lua"),
+        include_str!("../../../src/l2/redis/lua/parts/clock.lua"),
         "local first = time() for i = 1, 100000 do redis.call('EXISTS', KEYS[1]) end return time() - first",
     );
     let store = Redis::start().await;

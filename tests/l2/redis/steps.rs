@@ -18,15 +18,15 @@ macro_rules! script {
     };
 }
 
-const IDENTIFY: &str = script!("checked" "clock" "incarnation" "member_list" "identify");
-const HEARTBEAT: &str =
-    script!("checked" "clock" "incarnation" "member_list" "for_partition" "heartbeat");
-const NOTE: &str = script!("checked" "member_list" "for_partition" "note");
-const PARTITIONS: &str = script!("checked" "named_partitions" "partitions");
-const NUMBERS: &str = script!("checked" "named_partitions" "partition_numbers");
-const MEMBERS: &str = script!("checked" "member_list" "members");
-const SWEEP: &str = script!("checked" "member_list" "sweep");
-const STORE_COUNTS: &str = script!("checked" "clock" "bypassed" "store_counts");
+const IDENTIFY: &str =
+    script!("parts/checked" "parts/clock" "parts/incarnation" "parts/member_list" "identify");
+const HEARTBEAT: &str = script!("parts/checked" "parts/clock" "parts/incarnation" "parts/member_list" "parts/for_partition" "heartbeat");
+const NOTE: &str = script!("parts/checked" "parts/member_list" "parts/for_partition" "note");
+const PARTITIONS: &str = script!("parts/checked" "parts/named_partitions" "partitions");
+const NUMBERS: &str = script!("parts/checked" "parts/named_partitions" "numbers");
+const MEMBERS: &str = script!("parts/checked" "parts/member_list" "members");
+const SWEEP: &str = script!("parts/checked" "parts/member_list" "sweep");
+const STORE_COUNTS: &str = script!("parts/checked" "parts/clock" "parts/bypassed" "store_counts");
 
 /// Numbers from here on have gaps in Lua.
 const BOUND: u64 = 1 << 53;
@@ -309,7 +309,7 @@ async fn the_log_is_cut_with_each_hundredth_message() {
 async fn a_sharded_channel_is_published_to_by_its_own_command() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let send = script!("send").to_owned() + "send(KEYS[1], 'x')";
+    let send = script!("parts/send").to_owned() + "send(KEYS[1], 'x')";
     for (channel, command) in [
         ("{a}!sharded", "spublish"),
         ("{a}!events", "publish"),

@@ -194,7 +194,7 @@ async fn the_first_entries_are_bounded_by_their_number_and_their_bytes() {
         .await;
     }
     let script = [
-        include_str!("../../../src/l2/redis/lua/stream.lua"),
+        include_str!("../../../src/l2/redis/lua/parts/stream.lua"),
         include_str!("../../../src/l2/redis/lua/dead_letters.lua"),
     ];
     for (most, bytes, many) in [

@@ -11,7 +11,7 @@
 
 mod real;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -457,8 +457,12 @@ fn own_scripts() -> BTreeMap<String, String> {
     let mut sources = Vec::new();
     add_sources(&root.join("src/l2/redis"), &mut sources);
     let part = |part: &str| {
-        let path = root.join(format!("src/l2/redis/lua/{part}.lua"));
-        fs::read_to_string(path).unwrap()
+        let folder = root.join("src/l2/redis/lua");
+        let paths = ["parts", ""].map(|of| folder.join(of).join(format!("{part}.lua")));
+        paths
+            .iter()
+            .find_map(|path| fs::read_to_string(path).ok())
+            .unwrap()
     };
     let flags = |name: &str| {
         let constant = format!("const {name}: &str = \"");
@@ -520,4 +524,102 @@ async fn is_7_0(server: &RedisServer) -> bool {
 fn call(connection: &Direct, script: &[&str], keys: &[Vec<u8>], args: &[Vec<u8>]) -> Reply {
     let many = keys.len().to_string().into_bytes();
     connection.request(&[&texts(script)[..], &[many], keys, args].concat())
+}
+
+/// A name that no part declares before its use is `nil` at the first call that comes by it, which may be a rare one.
+#[test]
+fn scripts_of_the_crate_declare_the_names_that_they_use() {
+    let scripts = own_scripts();
+    assert!(scripts.len() > 20, "{}", scripts.len());
+    for (name, text) in &scripts {
+        let undeclared = undeclared(text);
+        assert!(undeclared.is_empty(), "{name}: {undeclared:?}");
+    }
+    assert_eq!(undeclared("local a = 1\nreturn a + b.c(d)"), ["b", "d"]);
+    assert_eq!(
+        undeclared("f()\nlocal function f(x) return {y = x} end"),
+        ["f"]
+    );
+    assert_eq!(
+        undeclared("for i, v in ipairs(KEYS) do redis.log(i, v, 'w') end"),
+        [""; 0]
+    );
+    assert_eq!(undeclared("local t = {}; u = t.x -- w"), ["u"]);
+}
+
+/// The names that are used before they are declared, and are none of Redis or Lua.
+fn undeclared(text: &str) -> Vec<String> {
+    const GIVEN: &str = "redis struct string table math KEYS ARGV ipairs pairs next tonumber tostring type error pcall unpack select \
+        and break do else elseif end false for function if in local nil not or repeat return then true until while";
+    let mut declared: BTreeSet<String> = GIVEN.split_whitespace().map(str::to_owned).collect();
+    let (mut missing, mut braces) = (Vec::new(), 0);
+    let tokens = tokens(text);
+    let mut declares = "";
+    for (place, token) in tokens.iter().enumerate() {
+        let before = place.checked_sub(1).map_or("", |before| &tokens[before]);
+        let next = tokens.get(place + 1).map_or("", String::as_str);
+        match token.as_str() {
+            "{" => braces += 1,
+            "}" => braces -= 1,
+            "local" | "for" => declares = "names",
+            "function" if before != "local" => declares = "parameters",
+            "function" => declares = "name of a function",
+            "=" | "in" | ")" => declares = "",
+            name if !name.starts_with(|char: char| char.is_alphabetic() || char == '_') => {}
+            name if before == "." || before == ":" => _ = name,
+            name => match declares {
+                "names" | "parameters" => {
+                    declared.insert(name.to_owned());
+                    // Without a value, the next statement begins.
+                    if declares == "names" && !matches!(next, "," | "=" | "in") {
+                        declares = "";
+                    }
+                }
+                "name of a function" => {
+                    declared.insert(name.to_owned());
+                    declares = "parameters";
+                }
+                _ if braces > 0 && next == "=" => {}
+                _ if declared.contains(name) || missing.iter().any(|other| other == name) => {}
+                _ => missing.push(name.to_owned()),
+            },
+        }
+    }
+    missing
+}
+
+/// Names, and other characters each by itself, without comments and texts.
+fn tokens(text: &str) -> Vec<String> {
+    let (mut tokens, mut chars) = (Vec::<String>::new(), text.chars().peekable());
+    while let Some(char) = chars.next() {
+        match char {
+            '-' if chars.peek() == Some(&'-') => _ = chars.by_ref().find(|char| *char == '\n'),
+            '#' if tokens.is_empty() => _ = chars.by_ref().find(|char| *char == '\n'),
+            '\'' | '"' => {
+                while let Some(next) = chars.next() {
+                    match next {
+                        '\\' => _ = chars.next(),
+                        next if next == char => break,
+                        _ => {}
+                    }
+                }
+                tokens.push("''".to_owned());
+            }
+            '=' | '~' | '<' | '>' if chars.peek() == Some(&'=') => {
+                chars.next();
+                tokens.push("==".to_owned());
+            }
+            char if char.is_alphanumeric() || char == '_' => {
+                let mut name = char.to_string();
+                while let Some(more) = chars.next_if(|char| char.is_alphanumeric() || *char == '_')
+                {
+                    name.push(more);
+                }
+                tokens.push(name);
+            }
+            char if char.is_whitespace() => {}
+            char => tokens.push(char.to_string()),
+        }
+    }
+    tokens
 }

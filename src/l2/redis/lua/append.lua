@@ -26,7 +26,7 @@ if length >= tonumber(most_writes) then
   -- As the caller is told: a copy that is late must not find room.
   return keep_answer(done_key, deadline, 'F' .. struct.pack('>I8', now))
 end
-local first_known_tag = FIRST_TAG + tags_of_body(body)
+local first_known_tag = FIRST_TAG + count_body_tags(body)
 if expected_epoch then
   local epoch, _, issued = ensure_clock(clock_key, new_epoch)
   local other = other_version(value_key, epoch, issued, first_known_tag, expected_epoch, expected_ver, known_tags, body)

@@ -8,7 +8,7 @@ local channel, new_epoch, type_tag = unpack(ARGV, 1, 3)
 local COMMON_KEYS, COMMON_ARGS, ARGS_OF_ONE = 2, 3, 7
 
 local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
-local now, fills = time(), (#ARGV - COMMON_ARGS) / ARGS_OF_ONE
+local now, fill_count = time(), (#ARGV - COMMON_ARGS) / ARGS_OF_ONE
 -- The first body says whether it is staged; the staged key is the last one then.
 local first_staged = #KEYS + (is_staged(ARGV[COMMON_ARGS + 3]) and 0 or 1)
 -- Stamp of the values that are stored from now on, as it is stored, and as it is answered.
@@ -98,16 +98,16 @@ local function fill(value_key, lease_key, leases, first_tag, last_tag,
   return 'OK', false, answered_stamp
 end
 
-local first_tag, answers = COMMON_KEYS + 2 * fills + 1, {}
+local first_tag, answers = COMMON_KEYS + 2 * fill_count + 1, {}
 -- MGET answers nil for a key of another type.
-local leases = redis.call('MGET', unpack(KEYS, COMMON_KEYS + 1, COMMON_KEYS + fills))
-for i = 1, fills do
+local leases = redis.call('MGET', unpack(KEYS, COMMON_KEYS + 1, COMMON_KEYS + fill_count))
+for i = 1, fill_count do
   local last_arg, last_tag = COMMON_ARGS + ARGS_OF_ONE * i, first_tag - 1
   local first_arg = last_arg - ARGS_OF_ONE + 1
   if first_tag < first_staged then
-    last_tag = last_tag + tags_of_body(ARGV[first_arg + 2])
+    last_tag = last_tag + count_body_tags(ARGV[first_arg + 2])
   end
-  local lease_key, value_key = KEYS[COMMON_KEYS + i], KEYS[COMMON_KEYS + fills + i]
+  local lease_key, value_key = KEYS[COMMON_KEYS + i], KEYS[COMMON_KEYS + fill_count + i]
   answers[3 * i - 2], answers[3 * i - 1], answers[3 * i] =
     fill(value_key, lease_key, leases[i], first_tag, last_tag, unpack(ARGV, first_arg, last_arg))
   first_tag = last_tag + 1

@@ -17,7 +17,7 @@ if done then
   return done
 end
 local epoch, _, issued = ensure_clock(clock_key, new_epoch)
-local first_known_tag = FIRST_TAG + tags_of_body(body)
+local first_known_tag = FIRST_TAG + count_body_tags(body)
 local other = other_version(value_key, epoch, issued, first_known_tag, expected_epoch, expected_ver, known_tags, body)
 if other then
   return other

@@ -6,10 +6,10 @@ local clock_key, log_key, members_key = KEYS[1], KEYS[2], KEYS[3]
 local channel, new_epoch, payload, hold_ms = unpack(ARGV)
 local COMMON_KEYS = 3
 -- The kind of a message whose caller waits until all members have applied it (rule 16).
-local AWAITED = 3
+local AWAITED_KIND = 3
 
-local holds = hold_ms == '0' and 0 or (#KEYS - COMMON_KEYS) / 3
-local last_lease = #KEYS - holds
+local hold_count = hold_ms == '0' and 0 or (#KEYS - COMMON_KEYS) / 3
+local last_lease = #KEYS - hold_count
 if #KEYS > COMMON_KEYS then
   redis.call('DEL', unpack(KEYS, COMMON_KEYS + 1, last_lease))
 end
@@ -26,7 +26,7 @@ for i = last_lease + 1, #KEYS do
 end
 local epoch, ver, seq = publish(clock_key, log_key, channel, new_epoch, payload)
 local generation, age, _, longest = 0, 0, {}, 0
-if string.byte(payload) == AWAITED then
+if string.byte(payload) == AWAITED_KIND then
   generation, age, _, longest = read_members(members_key, new_epoch)
 end
 return struct.pack('>I8I8I8I8I8I8I8', epoch, ver, time(), seq, longest, generation, age)

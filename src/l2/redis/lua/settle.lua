@@ -6,7 +6,7 @@
 -- source has exactly this value (`stored` = '1', rule 24). `last_id` is the newest id of each key; if the mark names a
 -- newer one, the key is left alone. `payload_head` is how the message begins that names the keys that were invalidated.
 local worker_key, writes_key, dead_key, clock_key, log_key = unpack(KEYS, 1, 5)
-local fence, channel, new_epoch, payload_head, failed, reason, keys = unpack(ARGV, 1, 7)
+local fence, channel, new_epoch, payload_head, failed, reason, key_count = unpack(ARGV, 1, 7)
 local COMMON_KEYS, COMMON_ARGS = 5, 7
 
 local present_fence = checked(redis.pcall('GET', worker_key), 'GET')
@@ -14,7 +14,7 @@ if present_fence and present_fence ~= fence then
   return 0
 end
 local now = time()
-for i = COMMON_ARGS + 3 * keys + 1, #ARGV do
+for i = COMMON_ARGS + 3 * key_count + 1, #ARGV do
   local id = ARGV[i]
   local entry = failed == '1' and redis.call('XRANGE', writes_key, id, id)[1]
   if entry then
@@ -24,7 +24,7 @@ for i = COMMON_ARGS + 3 * keys + 1, #ARGV do
   redis.call('XDEL', writes_key, id)
 end
 local present_epoch, invalidated = read_clock(clock_key), {}
-for i = 0, keys - 1 do
+for i = 0, key_count - 1 do
   local value_key, lease_key, hold_key = unpack(KEYS, COMMON_KEYS + 3 * i + 1, COMMON_KEYS + 3 * i + 3)
   local key_text, last_id, stored = unpack(ARGV, COMMON_ARGS + 3 * i + 1, COMMON_ARGS + 3 * i + 3)
   local id, held_until, epoch, ver = read_mark(checked(redis.pcall('GET', hold_key), 'GET'))

@@ -18,7 +18,7 @@ local ver, expires_at, written_at, stale, ends, l1 = read_issued(head, epoch, is
 if not ver or now >= expires_at then
   return struct.pack('>I8', now)
 end
-local tags = tags_of(value_key, head, offset)
+local tags = stored_tags(value_key, head, offset)
 if tags and tags ~= known_tags then
   return 'T' .. struct.pack('>I8', now) .. tags
 end

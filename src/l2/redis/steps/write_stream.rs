@@ -17,12 +17,12 @@ use crate::wire::message;
 
 lua! {
     APPEND: NO_FLAGS
-        [checked clock send publish layout stamp values stored mark stream staged tag_list tags once version] append;
-    TAKE: ALLOW_OOM [checked stream] take;
+        [checked clock send publish layout stamp values stored mark stream staged tag_list tags body_tags once version] append;
+    TAKE: ALLOW_OOM [checked clock stream] take;
     SETTLE: ALLOW_OOM [checked clock send publish layout values stored mark stream] settle;
     REQUEUE: ALLOW_OOM [checked clock send publish mark stream] requeue;
     PENDING: NO_FLAGS [checked clock stream] pending;
-    DEAD_LETTERS: NO_FLAGS [checked stream] dead_letters;
+    DEAD_LETTERS: NO_FLAGS [checked clock stream] dead_letters;
 }
 
 impl RedisPartition {

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use simulated_redis::{Edit, compiles, edit_scripts};
@@ -11,7 +11,7 @@ use simulated_redis::{Edit, compiles, edit_scripts};
 const NO_STEPS: &[&str] = &[
     "audit.lua",
     "bypass.lua",
-    "forget_member.lua",
+    "forget.lua",
     "forget_partition.lua",
     "has_entry.lua",
     "inspect.lua",
@@ -46,19 +46,22 @@ pub(crate) fn edit() {
 /// The mutants of a file, or of all if none is named.
 pub(crate) fn mutants(only: &str) -> Vec<Mutant> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/l2/redis/lua");
-    let paths = fs::read_dir(&folder).unwrap();
+    let folders = [folder.join("parts"), folder];
+    let paths = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap());
     let paths = paths.map(|entry| entry.unwrap().path());
     let scripts = paths.filter(|path| path.extension().is_some_and(|end| end == "lua"));
-    let names = scripts.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+    let names = scripts.map(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, path)
+    });
     let mut names: Vec<_> = names
-        .filter(|name| !NO_STEPS.contains(&&**name))
-        .filter(|name| only.is_empty() || name == only)
+        .filter(|(name, _)| !NO_STEPS.contains(&&**name))
+        .filter(|(name, _)| only.is_empty() || name == only)
         .collect();
     names.sort();
-    let of_file = |name: String| {
-        let text = fs::read_to_string(folder.join(&name)).unwrap();
-        of(&name, &text)
-    };
+    let of_file = |(name, path): (String, PathBuf)| of(&name, &fs::read_to_string(path).unwrap());
     names.into_iter().flat_map(of_file).collect()
 }
 

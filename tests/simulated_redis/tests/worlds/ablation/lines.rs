@@ -17,9 +17,12 @@ pub(super) struct Line {
 
 macro_rules! file {
     ($name:literal) => {
+        file!("", $name)
+    };
+    ($folder:literal, $name:literal) => {
         (
             $name,
-            include_str!(concat!("../../../../../src/l2/redis/lua/", $name)),
+            include_str!(concat!("../../../../../src/l2/redis/lua/", $folder, $name)),
         )
     };
 }
@@ -37,7 +40,7 @@ pub(super) const LINES: &[Line] = &[
         what: "a lease has a token of its own",
         rule: 1,
         promise: I2NoResurrection,
-        file: file!("lease_of_load.lua"),
+        file: file!("parts/", "lease_of_load.lua"),
         text: "    if its_token == token and tonumber(ends_at) > time() then",
         new: "    if tonumber(ends_at) > time() then",
     },
@@ -53,7 +56,7 @@ pub(super) const LINES: &[Line] = &[
         what: "a value is of the present epoch",
         rule: 11,
         promise: I1Bound,
-        file: file!("values.lua"),
+        file: file!("parts/", "values.lua"),
         text: "  if epoch and epoch == present_epoch and ver <= issued then",
         new: "  if epoch then",
     },
@@ -61,7 +64,7 @@ pub(super) const LINES: &[Line] = &[
         what: "a fill has a lease of its epoch",
         rule: 13,
         promise: I2NoResurrection,
-        file: file!("lease_of_load.lua"),
+        file: file!("parts/", "lease_of_load.lua"),
         text: "  if epoch and present_epoch == tonumber(lease_epoch) and stands(clock_key, present_epoch, epoch, granted_at) then",
         new: "  if epoch then",
     },
@@ -78,7 +81,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 14,
         promise: I2NoResurrection,
         file: file!("insert.lua"),
-        text: "redis.call('DEL', unpack(keys, first_lease, first_lease + values - 1))",
+        text: "redis.call('DEL', unpack(keys, first_lease, first_lease + value_count - 1))",
         new: "",
     },
     Line {
@@ -133,7 +136,7 @@ pub(super) const LINES: &[Line] = &[
         what: "a tag version is of the present epoch",
         rule: 20,
         promise: I2NoResurrection,
-        file: file!("tags.lua"),
+        file: file!("parts/", "tags.lua"),
         text: "    versions[i] = epoch == present_epoch and ver <= highest and ver",
         new: "    versions[i] = epoch and ver",
     },
@@ -141,7 +144,7 @@ pub(super) const LINES: &[Line] = &[
         what: "a tag version that is made again is late enough",
         rule: 20,
         promise: I1Bound,
-        file: file!("tags.lua"),
+        file: file!("parts/", "tags.lua"),
         text: "      ver = ver or from and struct.unpack('>I8', list, from + TAG_HASH_LENGTH) or last_lacking",
         new: "      ver = ver or 0",
     },
@@ -173,7 +176,7 @@ pub(super) const LINES: &[Line] = &[
         what: "partitions are not used after others took their place",
         rule: 27,
         promise: I1Bound,
-        file: file!("clock.lua"),
+        file: file!("parts/", "clock.lua"),
         text: "    refuse_partition(partitions)",
         new: "",
     },

@@ -9,7 +9,7 @@ local function other_version(value_key, epoch, issued, first_tag, expected_epoch
   local now, type_tag, current = time(), string.sub(body, 45, 52), {}
   for _, value in ipairs(heads(head_of, value_key)) do
     local ver, expires_at = read_issued(value.head, epoch, issued)
-    value.tags = ver and now < expires_at and tags_of(value_key, value.head, value.offset)
+    value.tags = ver and now < expires_at and stored_tags(value_key, value.head, value.offset)
     if value.tags then
       value.ver = ver
       table.insert(current, type_tag_of(value.head) == type_tag and 1 or #current + 1, value)

@@ -60,27 +60,6 @@ local function keep_tag_versions(tags, epoch, ttl_ms)
   end
 end
 
--- How many tags a value may have.
-local MAX_TAGS = 128
-
--- How many tags there are from a place in a text to its end; nil if they are damaged.
-local function count_tags(text, from)
-  local tags = 0
-  while from < #text and tags < MAX_TAGS do
-    from = from + 2 + struct.unpack('>I2', text, from)
-    tags = tags + 1
-  end
-  return from == #text + 1 and tags or nil
-end
-
--- The tags of a stored value, as they follow its payload; nil if they are damaged.
-local function tags_of(value_key, head, offset)
-  -- See `layout.lua`.
-  local length, end_offset = struct.unpack('>I2', head, 79), offset + length_of(head)
-  local tags = length == 0 and '' or redis.call('GETRANGE', value_key, end_offset - length, end_offset - 1)
-  return count_tags(tags, 1) and tags
-end
-
 -- Whether a value of this version is valid by the tag versions KEYS[first..last]: all are there, and none is later.
 local function is_valid(first, last, epoch, ver)
   for _, tag_ver in ipairs(tag_versions(first, last, epoch, ver)) do
@@ -89,14 +68,4 @@ local function is_valid(first, last, epoch, ver)
     end
   end
   return true
-end
-
--- How many tag versions follow in KEYS for a body. In the place of a body that is staged, the caller sends the number.
-local function tags_of_body(body)
-  if is_staged(body) then
-    return tonumber(body)
-  end
-  -- Behind the times of the body: see `layout.lua`.
-  local length = struct.unpack('>I2', body, 43)
-  return count_tags(body, #body - length + 1)
 end
