@@ -1,5 +1,5 @@
 //! The events of a subscription in their order: the answer to a heartbeat comes after all messages that were published
-//! before it (rule 8).
+//! before it (rule 8: heartbeat).
 
 use std::task::{Context, Poll, ready};
 

@@ -8,7 +8,7 @@ use twox_hash::XxHash3_64;
 
 use super::{Key, random};
 
-/// Heartbeats come this many times in each `max_staleness` (rule 8).
+/// Heartbeats come this many times in each `max_staleness` (rule 8: heartbeat).
 // So two may be lost before the proof of the instance runs out.
 pub(crate) const HEARTBEATS: u32 = 3;
 
@@ -101,8 +101,8 @@ impl Noted {
         }
     }
 
-    /// Whether a heartbeat has to note `applied` now: if it has changed, and otherwise every two `max_staleness` (rule 16),
-    /// at a time that `align` makes common to several members.
+    /// Whether a heartbeat has to note `applied` now: if it has changed, and otherwise every two `max_staleness` (rule
+    /// 16: members), at a time that `align` makes common to several members.
     pub(crate) fn is_due(
         &mut self,
         applied: Applied,

@@ -18,8 +18,8 @@
 //! that was compressed and 6 a value that was encrypted; each has the id of the inner layer in its payload. From 128 on
 //! they are users' own.
 //!
-//! A key may have several values, one for each type tag, one behind the other (rule 29): so all of them go at once, by
-//! one command, whatever the type tag of the instance that changes the key.
+//! A key may have several values, one for each type tag, one behind the other (rule 29: a change is of all types): so
+//! all of them go at once, by one command, whatever the type tag of the instance that changes the key.
 //!
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same
 //! for all values of the step. The writer sends the rest, the body, as the times do not depend on L2's clock. A step

@@ -108,7 +108,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();
     let (epoch, seq, ver) = (number()?, number()?, number()?);
-    // Lua issues no other number, so another program has made this one up (rule 21).
+    // Lua issues no other number, so another program has made this one up (rule 21: numbers can be made up).
     if !(1..=LAST).contains(&seq) {
         return None;
     }

@@ -119,7 +119,8 @@ impl MemoryL2 {
     /// were deleted since are back. Caches notice, and answer with none of them.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut server = lock(&self.server);
-        // Another incarnation: connections and subscriptions of the former one end at their next step (rule 13).
+        // Another incarnation: connections and subscriptions of the former one end at their next step (rule 13: a new
+        // incarnation is a new epoch).
         server.now.link.run = random();
         // Members of the former incarnation may be missing in the snapshot.
         server.now.age_of_list = Duration::ZERO;

@@ -88,7 +88,7 @@ impl MemoryPartition {
         self.by_deadline(None, act)
     }
 
-    /// Does one step of the partition, unless the step comes after its deadline (rule 14).
+    /// Does one step of the partition, unless the step comes after its deadline (rule 14: deferred writes).
     pub(super) fn by_deadline<'a, T: Send + 'a>(
         &self,
         deadline: Option<u64>,
@@ -196,7 +196,7 @@ impl Partition for MemoryPartition {
                 is_awaited: is_taken_over && held.is_some_and(|other| other.is_awaited),
             };
             // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load
-            // (rule 20).
+            // (rule 20: tags).
             state.keep_lease(key, granted, ask.ttl);
             // The value that has expired, for a load that replaces it.
             let is_kept = ask.want == AcceptedValue::Any && state.stored(key, type_tag).is_some();
@@ -334,8 +334,9 @@ impl Partition for MemoryPartition {
                     |stamp: Stamp| stamp.epoch == before.epoch && stamp.ver < before.ver;
                 let (stored, at) = (state.all_stored(&key), state.now.at);
                 let is_usable = stored.iter().any(|(.., times)| at < times.expires_at);
-                // All values of the key at once: one that was loaded since is a miss (rule 29). Also if the earlier
-                // one has expired, as it may be a fallback (rule 18).
+                // All values of the key at once: one that was loaded since is a miss (rule 29: a change is of all
+                // types). Also if the earlier one has expired, as it may be a fallback (rule 18: a fallback is a
+                // look-up).
                 if is_usable && !stored.iter().any(|(_, stamp, _)| is_earlier(*stamp)) {
                     continue;
                 }
@@ -371,7 +372,7 @@ impl Partition for MemoryPartition {
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(|state| {
-            // By the whole entry: a note since has changed it (rule 16).
+            // By the whole entry: a note since has changed it (rule 16: members).
             state.members.retain(|_, noted| *noted != member);
         })
     }
@@ -419,7 +420,8 @@ impl Partition for MemoryPartition {
     }
 
     fn keep_only(&self, incarnation: u64) -> bool {
-        // The next step connects, and calls `on_connect` before it is executed (rule 13).
+        // The next step connects, and calls `on_connect` before it is executed (rule 13: a new incarnation is a new
+        // epoch).
         let mut connection = lock(&self.connection);
         connection.take_if(|link| link.run != incarnation).is_none()
     }

@@ -59,7 +59,8 @@ pub(super) struct PartitionState {
     /// How long that list has existed, at least.
     age: Duration,
     pub(super) values: Expiring<Bytes>,
-    /// By type tag, then by key: each load of a key waits for loads of its own type alone (rule 29).
+    /// By type tag, then by key: each load of a key waits for loads of its own type alone (rule 29: a change is of all
+    /// types).
     leases: BTreeMap<u64, Expiring<Granted>>,
     /// Keys of which no lease is granted.
     pub(super) holds: Expiring<()>,
@@ -121,7 +122,7 @@ impl PartitionState {
         let read = |value: &[u8]| {
             let (stamp, lifetime) = envelope::read_stamp(value)?;
             // A value of another epoch may be older than an invalidation that was lost with that epoch, and a version
-            // that was not issued would outlive invalidations (rule 11).
+            // that was not issued would outlive invalidations (rule 11: versions are compared).
             let is_of_now = stamp.epoch == self.clock.epoch;
             let is_issued = stamp.ver <= self.clock.ver;
             (is_of_now && is_issued).then(|| (bytes.slice_ref(value), stamp, lifetime))
@@ -161,9 +162,9 @@ impl PartitionState {
         envelope::stored_tags(bytes).iter().all(is_valid)
     }
 
-    /// The version with which a value is compared that replaces only one: of the first valid value. The value of its own
-    /// type is looked at first, then the others as they lie, the one that was stored last in front. A key has no value
-    /// only if it has no valid one of any type (rule 29).
+    /// The version with which a value is compared that replaces only one: of the first valid value. The value of its
+    /// own type is looked at first, then the others as they lie, the one that was stored last in front. A key has no
+    /// value only if it has no valid one of any type (rule 29: a change is of all types).
     fn version_instead(&self, key: &str, type_tag: u64) -> Version {
         let is_own = |(bytes, ..): &Stored| envelope::has_type_tag(bytes, type_tag);
         let (own, others): (Vec<_>, Vec<_>) = self.all_valid(key).partition(is_own);
@@ -210,7 +211,7 @@ impl PartitionState {
         leases.map_or(Duration::ZERO, |leases| leases.remaining(key, self.now.at))
     }
 
-    /// A lease, unless it does not stand any more (rule 1).
+    /// A lease, unless it does not stand any more (rule 1: a fill needs a lease).
     pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
         // The epoch must be the present one, too: a restart can bring back a lease that an invalidation had ended.
         let stands = |granted: &Granted| granted.lease == lease && self.clock.epoch == lease.epoch;
@@ -287,7 +288,8 @@ impl PartitionState {
             }
             Step::Clear => {
                 // The epoch of a private store never changes. In others the former one's values stay for the rest of
-                // their time, as in Redis, and a look-up tells by their epoch that they are not valid (rule 11).
+                // their time, as in Redis, and a look-up tells by their epoch that they are not valid (rule 11:
+                // versions are compared).
                 if self.now.is_private {
                     self.leases.clear();
                     self.values = Expiring::default();
@@ -340,7 +342,7 @@ impl PartitionState {
         }
     }
 
-    /// Stores a value in the place of all values of its key (rule 29).
+    /// Stores a value in the place of all values of its key (rule 29: a change is of all types).
     fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {
         if !self.now.is_private {
             let new = Bytes::from(envelope::stamped(stamp, &value.body));
@@ -451,7 +453,7 @@ impl PartitionState {
 
     /// Takes note of how far an instance is, and for how long it knows this list of members.
     pub(super) fn note(&mut self, info: MemberInfo, applied: Applied, age: ListAge) {
-        // The longest that any member has measured: no wall clock, which can be stepped, takes part (rule 16).
+        // The longest that any member has measured: no wall clock, which can be stepped, takes part (rule 16: members).
         self.age = self.age.max(age.now());
         let member = Member::new(info, applied);
         self.members.insert(info.id, member);
@@ -459,7 +461,8 @@ impl PartitionState {
 
     pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
-        // Before the clock is read: a change between the two would be missed (rule 7). Here one step does both.
+        // Before the clock is read: a change between the two would be missed (rule 7: catch up before L1 is used). Here
+        // one step does both.
         self.subscribers.push(queue);
         self.meet();
         let age = ListAge::new(self.age);

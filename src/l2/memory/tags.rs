@@ -1,4 +1,5 @@
-//! When tags were invalidated: the tag versions of those that values have, and the list of the last ones (rule 20).
+//! When tags were invalidated: the tag versions of those that values have, and the list of the last ones (rule 20:
+//! tags).
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -65,7 +65,8 @@ impl WriteStream for MemoryPartition {
             let mut invalidated = Vec::new();
             for (key, last) in settled.last_of_each() {
                 let marks = &mut state.writes.marks;
-                // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24).
+                // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24:
+                // values that were written behind).
                 if marks.get(key).is_some_and(|mark| mark.id > last) {
                     continue;
                 }

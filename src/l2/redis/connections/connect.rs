@@ -62,7 +62,7 @@ impl ConnectionFactory {
     }
 
     /// Whether the witnesses, if any, still name the server of a connection. Values that are read over it may be as old
-    /// as that (rule 26).
+    /// as that (rule 26: a primary needs witnesses).
     pub(super) fn believes(&self, server: &ServerConnections, term: u64) -> bool {
         // Before there is a subscriber, nothing but L2 is used.
         let within = match self.max_staleness.load(Ordering::Relaxed) {
@@ -167,7 +167,8 @@ pub(super) async fn connect(
         live.shared_connection().retire(&live.pooled);
         return Err(L2Error::closed());
     }
-    // Before any request goes over it: the instance may have to empty L1 first (rule 13).
+    // Before any request goes over it: the instance may have to empty L1 first (rule 13: a new incarnation is a new
+    // epoch).
     (factory.on_connect)(&found.clock);
     Ok(live)
 }

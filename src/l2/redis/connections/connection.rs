@@ -132,7 +132,7 @@ impl ConnectionSlot {
     /// before. For each connection that is made later, `on_connect` is called.
     pub(crate) fn keep_only(&self, incarnation: u64) -> bool {
         // Under the lock that `attempt` takes: a request that begins after this has returned sees the connection
-        // discarded (rule 13).
+        // discarded (rule 13: a new incarnation is a new epoch).
         let mut current = lock(&self.current);
         let moved = replace(&mut current.joined, incarnation) != incarnation;
         match current.attempt.as_ref().and_then(SharedResult::peek) {
@@ -255,7 +255,8 @@ impl ConnectionSlot {
 
     fn judge_error(&self, live: &Arc<LiveConnection>, error: RedisError) -> Failure {
         live.pooled.note_answer();
-        // Such a server refuses each request before it executes anything, so this copy was not executed (rule 14).
+        // Such a server refuses each request before it executes anything, so this copy was not executed (rule 14:
+        // deferred writes).
         let not_executed = has_server_error(&error, is_not_executed);
         if has_server_error(&error, is_no_primary) || error.is_unrecoverable_error() {
             self.discard(live);

@@ -1,6 +1,8 @@
 //! IDENTIFY, the first request of a partition over a connection: which incarnation of the server it leads to, and the
-//! partition's clock there (rule 13), which may continue a former one (rule 28). If the clock is not set up yet, or one of
-//! several servers may have lost data, it is settled first how many partitions the namespace has (rule 27).
+//! partition's clock there (rule 13: a new incarnation is a new epoch), which may continue a former one (rule 28: a
+//! handover is proven by the old primary). If the clock is not set up yet, or one of several servers may have lost
+//! data, it is settled first how many partitions the namespace has (rule 27: only the partitions of one number are
+//! used).
 
 use deadpool_redis::redis::RedisResult;
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -28,7 +30,8 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Whether the server does not say which process it is: then no handover is proven (rule 28).
+    /// Whether the server does not say which process it is: then no handover is proven (rule 28: a handover is proven
+    /// by the old primary).
     pub(super) fn hides_process(&self) -> bool {
         self.incarnation.starts_with('-')
     }

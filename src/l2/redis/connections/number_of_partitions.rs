@@ -1,6 +1,6 @@
-//! How many partitions a namespace has, where the instances that use it were told different numbers (rule 27): the larger
-//! one counts. The clock of the only partition of one, `{ns.0}!clock`, names the number, whether or not that partition is
-//! used.
+//! How many partitions a namespace has, where the instances that use it were told different numbers (rule 27: only the
+//! partitions of one number are used): the larger one counts. The clock of the only partition of one, `{ns.0}!clock`,
+//! names the number, whether or not that partition is used.
 //!
 //! Each step is about one clock, as the clocks may lie on several servers.
 

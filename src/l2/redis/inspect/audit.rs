@@ -24,7 +24,8 @@ pub struct PartitionAudit {
     pub used_memory: Option<u64>,
     /// How many it may use, the `maxmemory` of the server; 0 for no limit, `None` if `INFO` hides it.
     pub maxmemory: Option<u64>,
-    /// Whether `INFO` hides the `run_id` of the server: then no failover is proven to have lost nothing (rule 28).
+    /// Whether `INFO` hides the `run_id` of the server: then no failover is proven to have lost nothing (rule 28: a
+    /// handover is proven by the old primary).
     pub hides_process: bool,
     /// Whether write-behind has appended writes to its stream.
     pub has_writes: bool,
@@ -105,7 +106,7 @@ impl Connected {
         let first = first.strip_suffix("-0").and_then(|seq| seq.parse().ok());
         let first = first.filter(|_| log == LogState::Complete);
         let log_length = first.map_or(0, |first| (state.clock.seq + 1).saturating_sub(first));
-        // Beside the members the list has an entry for itself: its generation and its age (rule 16).
+        // Beside the members the list has an entry for itself: its generation and its age (rule 16: members).
         let entries = list.iter().filter(|(id, _)| id != b"list");
         let entries = entries.map(|(id, entry)| {
             let text = |bytes| str::from_utf8(bytes).ok();

@@ -17,7 +17,7 @@ use crate::stats::{BYPASS, INSTANCE, MISMATCHED, RELEASE, SHARE, Stats};
 use crate::util::partial_debug::partial_debug;
 
 /// What comes before and after the name of a namespace in the name of its first clock, which each namespace has,
-/// whatever its number of partitions is (rule 27).
+/// whatever its number of partitions is (rule 27: only the partitions of one number are used).
 const FIRST_CLOCK: [&str; 2] = ["{", ".0}"];
 
 /// The namespaces that a scan has found.

@@ -25,7 +25,7 @@ const OWN: [&str; 9] = [
     CLOCK, LOG, MEMBERS, STATS, SWEEPER, WORKER, WRITES, DEAD, BYPASS,
 ];
 
-/// Two notes of a subscribed instance are less than this many of its `max_staleness` apart (rule 16).
+/// Two notes of a subscribed instance are less than this many of its `max_staleness` apart (rule 16: members).
 const NOTED_WITHIN: u32 = 3;
 /// How long members are watched at most. One with so long a `max_staleness` that this does not show whether it is
 /// silent counts as running.
@@ -103,8 +103,9 @@ impl Namespace {
     /// Does nothing if an instance runs, unless `even_if_used`. To see that, it watches the members that are listed, if
     /// any are, for three times their longest `max_staleness` and for 30 seconds at most. An instance that runs all the
     /// same begins anew at its next heartbeat, with an empty L1 and L2, as after a `FLUSHALL`; until then it may return
-    /// what was invalidated since, as the numbers of its partition begin anew. If instances were told different numbers of
-    /// partitions, some may miss the invalidations of the others for as long (rule 27).
+    /// what was invalidated since, as the numbers of its partition begin anew. If instances were told different numbers
+    /// of partitions, some may miss the invalidations of the others for as long (rule 27: only the partitions of one
+    /// number are used).
     ///
     /// Writes of write-behind that have not reached their source are never removed.
     ///

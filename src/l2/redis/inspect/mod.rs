@@ -128,7 +128,7 @@ impl Namespace {
             kept,
         };
         let mut first = found.connect(PartitionNumber::ONLY).await?;
-        // All instances know this place, whatever the number is (rule 27).
+        // All instances know this place, whatever the number is (rule 27: only the partitions of one number are used).
         let mut ask = cmd("HGET");
         ask.arg(first.names.name(CLOCK, "")).arg("partitions");
         let named: Option<Vec<u8>> = in_time(ask.query_async(&mut first.connection)).await?;

@@ -30,7 +30,7 @@ lua! {
 pub struct StoredKey {
     /// The partition of the key.
     pub partition: PartitionState,
-    /// Its values, one for each type tag (rule 29), the one that was stored last in front.
+    /// Its values, one for each type tag (rule 29: a change is of all types), the one that was stored last in front.
     pub values: Vec<Result<StoredValue, DamagedValue>>,
     /// The type of what is stored, as Redis names it, if that is not a string: then it counts as absent.
     pub other_type: Option<String>,
@@ -38,7 +38,7 @@ pub struct StoredKey {
     pub kept: Option<Duration>,
     /// The loads that may fill it, one for each type tag.
     pub leases: Vec<StoredLease>,
-    /// For how long no load of it is stored (rule 15). `None` if it is not held.
+    /// For how long no load of it is stored (rule 15: hold-off). `None` if it is not held.
     pub held: Option<Duration>,
     /// The write that waits for its source, with write-behind.
     pub mark: Option<PendingWrite>,
@@ -125,7 +125,7 @@ pub enum UnusableReason {
     Restarted,
     /// It is of this epoch, and the partition has another one.
     OtherEpoch(u64),
-    /// The partition has not issued its version yet (rule 11).
+    /// The partition has not issued its version yet (rule 11: versions are compared).
     NotIssued,
     /// Its lifetime has ended, by this number of milliseconds. It may be kept for loads that fail.
     Expired(u64),

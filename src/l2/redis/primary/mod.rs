@@ -1,5 +1,5 @@
 //! The primary that connections lead to: the server at an address, the one that sentinels name, or a node of a cluster.
-//! Whether it is believed to be the primary, and still is (rule 26).
+//! Whether it is believed to be the primary, and still is (rule 26: a primary needs witnesses).
 
 #[cfg(feature = "cluster")]
 pub(super) mod cluster;
@@ -144,8 +144,8 @@ impl Primary {
         }
     }
 
-    /// The proof that this primary has all that the former one has executed in this incarnation, for IDENTIFY (rule 28);
-    /// empty if there is none. Takes a second at most.
+    /// The proof that this primary has all that the former one has executed in this incarnation, for IDENTIFY (rule 28:
+    /// a handover is proven by the old primary); empty if there is none. Takes a second at most.
     #[cfg_attr(
         not(feature = "cluster"),
         expect(clippy::unused_async, reason = "nobody is asked")

@@ -1,4 +1,4 @@
-//! Where a majority of sentinels says that the primary is (rule 26).
+//! Where a majority of sentinels says that the primary is (rule 26: a primary needs witnesses).
 //!
 //! The sentinels are asked whenever a connection is made, and beside each heartbeat. In between their `+switch-master`
 //! says that a connection is no longer believed. Does not know what connections are for.

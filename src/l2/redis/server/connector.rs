@@ -135,7 +135,7 @@ impl Connector {
     ) -> RedisResult<MultiplexedConnection> {
         let settings = self.info.redis_settings().clone();
         // Over RESP2 a connection that subscribes takes no other requests: heartbeats would need a second connection,
-        // whose answers have no order with the messages (rule 8).
+        // whose answers have no order with the messages (rule 8: heartbeat).
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let info = self.info.clone().set_redis_settings(settings);
         self.connect(info, self.config().set_push_sender(receive))

@@ -186,7 +186,7 @@ impl Steps {
         let sent = Mutex::new((None, lost));
         let send = |connection: MultiplexedConnection| {
             // Drawn for each copy: with one token, a copy that arrives late could bring a lease back that an
-            // invalidation has ended (rule 1).
+            // invalidation has ended (rule 1: a fill needs a lease).
             let tokens: Vec<_> = asks.iter().map(|_| random()).collect();
             let call = self.acquisition(asks, &tokens);
             let copy = (Some(connection.clone()), tokens.clone());

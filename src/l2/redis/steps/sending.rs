@@ -70,7 +70,7 @@ impl RedisPartition {
                     return Err(error);
                 };
                 // The first copy may still be on its way. It must not arrive after the caller was answered: it could
-                // undo an invalidation that follows (rule 14).
+                // undo an invalidation that follows (rule 14: deferred writes).
                 // `at` is the store's time, as the deadline is: no clock of this process takes part.
                 let in_doubt = deadline.saturating_sub(at).saturating_add(1);
                 let in_doubt = Duration::from_millis(in_doubt);

@@ -110,7 +110,7 @@ pub(super) async fn send(
         if heartbeat.is_noted && were_noted.next() != Some(true) {
             return Err(L2Error::unexpected("a member could not be noted"));
         }
-        // No caller of another instance would wait for this one, so it must not use its L1 (rule 16).
+        // No caller of another instance would wait for this one, so it must not use its L1 (rule 16: members).
         if generation != heartbeat.generation {
             return Err(L2Error::unexpected(
                 "the list of members was lost or damaged; this instance subscribes again",

@@ -32,7 +32,8 @@ use crate::util::lock::lock;
 use crate::util::retry_delays::spread;
 use crate::wire::message;
 
-/// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
+/// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10: slow
+/// subscribers).
 const MESSAGE_QUEUE: usize = 4096;
 /// A server that closes a connection mostly closes the connections of the whole fleet: the processes of the fleet
 /// connect again within this time, one after the other. A thousand of them take the server a fifth of a second.
@@ -64,7 +65,8 @@ impl Subscriptions {
         }
     }
 
-    /// Subscribes, then reads the clock: a change between the two is received as a message (rule 7).
+    /// Subscribes, then reads the clock: a change between the two is received as a message (rule 7: catch up before L1
+    /// is used).
     pub(super) async fn subscribe(
         &self,
         me: MemberInfo,
@@ -178,7 +180,8 @@ struct RedisSubscription {
 impl Subscription for RedisSubscription {
     fn heartbeat(&mut self, applied: Applied) {
         let (answer, under_way) = oneshot::channel();
-        // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
+        // Before the request: measured later, it could exceed the age that the list has in that step (rule 16:
+        // members).
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
         let align = |by, interval| self.heartbeat_schedule.align(by, interval);
         let is_noted = (self.noted).is_due(applied, self.me.max_staleness, align);

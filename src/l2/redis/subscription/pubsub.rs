@@ -3,7 +3,7 @@
 //! partitions that are due together share a request.
 //!
 //! With RESP3 messages and answers share one connection, and with it one order: the answer to a heartbeat that names
-//! message n comes after message n (rule 8). Applies no message.
+//! message n comes after message n (rule 8: heartbeat). Applies no message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -100,7 +100,8 @@ impl PubSub {
         }
     }
 
-    /// Whether the witnesses, if any, still name the server that answers for a slot, asked after this call (rule 26).
+    /// Whether the witnesses, if any, still name the server that answers for a slot, asked after this call (rule 26: a
+    /// primary needs witnesses).
     pub(super) async fn confirm(&self, slot: Option<u16>) -> Result<(), L2Error> {
         let connected = self.connected.get().ok_or_else(L2Error::closed)?;
         connected.primary.confirm(connected.term, slot).await
@@ -158,8 +159,8 @@ impl PubSub {
             (all.by_name.contains_key(name), has_warned)
         };
         if is_back {
-            // A partition has subscribed meanwhile, and its request may have been ahead of this one. The messages that it
-            // misses leave a hole in the numbers (rule 9).
+            // A partition has subscribed meanwhile, and its request may have been ahead of this one. The messages that
+            // it misses leave a hole in the numbers (rule 9: lost messages).
             _ = channel.request("SUBSCRIBE", connection).await;
         }
         if let Err(error) = answer

@@ -1,4 +1,5 @@
-//! Which node of a cluster is the primary of a slot, by what a majority of the primaries says (rule 26).
+//! Which node of a cluster is the primary of a slot, by what a majority of the primaries says (rule 26: a primary needs
+//! witnesses).
 //!
 //! The nodes are asked whenever a partition connects, and beside each heartbeat: all partitions that ask at about the same
 //! time share the answers. Does not know what connections are for.
@@ -144,7 +145,8 @@ impl Cluster {
         is_recent && slot.is_some_and(|slot| belief.owners.of(slot) == Some(node))
     }
 
-    /// The proof that this primary continues a former incarnation (rule 28). Empty if there is none.
+    /// The proof that this primary continues a former incarnation (rule 28: a handover is proven by the old primary).
+    /// Empty if there is none.
     pub(super) async fn handover(self: &Arc<Self>, to: &Address, former: &str) -> String {
         let (this, node, incarnation) = (Arc::clone(self), to.clone(), former.to_owned());
         let asking = async move {
