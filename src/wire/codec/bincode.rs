@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shaped::{self, Shaped};
-use super::{Category, Codec, CodecError, Result, bounded};
+use super::{Category, Codec, CodecError, Result, bounded, ids};
 
 /// bincode 2 in its standard configuration: small and fast. The default, `Auto`, takes it for each value that it can hold.
 ///
@@ -26,7 +26,7 @@ use super::{Category, Codec, CodecError, Result, bounded};
 pub struct Bincode;
 
 impl Codec for Bincode {
-    const ID: u8 = 1;
+    const ID: u8 = ids::BINCODE;
     const NAME: &'static str = "bincode";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::stack::{EncodedAs, WithContext};
-use super::{BaseCodec, CodecStack, Result, Unencrypted, lz4};
+use super::{BaseCodec, CodecStack, Result, Unencrypted, ids, lz4};
 
 /// Compresses the encoded bytes of larger values, by LZ4.
 ///
@@ -93,7 +93,7 @@ impl<C: BaseCodec> CodecStack for Compressed<C> {
         let mut written = self.codec.seal(value, out)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         if is_large && lz4::compress(written.id, out, start) {
-            written.id = lz4::ID;
+            written.id = ids::COMPRESSED;
         }
         Ok(written)
     }
@@ -140,10 +140,10 @@ mod tests {
         let codec = Compressed::new(Bincode).threshold(109);
         assert_eq!(write(&codec, &"a".repeat(99)).0, Bincode::ID);
         let (id, bytes) = write(&codec, &"a".repeat(100));
-        assert_eq!((id, bytes.len() < 30), (lz4::ID, true));
+        assert_eq!((id, bytes.len() < 30), (ids::COMPRESSED, true));
         let by_default = Compressed::new(Bincode);
         assert_eq!(write(&by_default, &"a".repeat(1012)).0, Bincode::ID);
-        assert_eq!(write(&by_default, &"a".repeat(1013)).0, lz4::ID);
+        assert_eq!(write(&by_default, &"a".repeat(1013)).0, ids::COMPRESSED);
     }
 
     #[test]
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn layers_in_layers_are_refused() {
         let (_, mut bytes) = write(&Compressed::new(Bincode), &"a".repeat(2_000));
-        bytes[0] = lz4::ID;
-        let error = read(&Bincode, lz4::ID, &bytes, MAX).unwrap_err();
+        bytes[0] = ids::COMPRESSED;
+        let error = read(&Bincode, ids::COMPRESSED, &bytes, MAX).unwrap_err();
         assert_eq!(error.to_string(), "no codec with id 5 is compiled in");
     }
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::encryption_keys::{EncryptionKeys, HEADER, OVERHEAD};
-use super::stack::{ENCRYPTED, EncodedAs, WithContext};
-use super::{Category, CodecStack, Result, Unencrypted, check_size};
+use super::stack::{EncodedAs, WithContext};
+use super::{Category, CodecStack, Result, Unencrypted, check_size, ids};
 
 /// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
 ///
@@ -148,7 +148,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         self.keys.encrypt(out, start, context)?;
         debug_assert_eq!(out.len(), start + size);
         Ok(EncodedAs {
-            id: ENCRYPTED,
+            id: ids::ENCRYPTED,
             ..written
         })
     }
@@ -159,7 +159,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         bytes: WithContext<'_, [u8]>,
         read: impl FnOnce(u8, &[u8]) -> Result<T>,
     ) -> Result<T> {
-        if id != ENCRYPTED {
+        if id != ids::ENCRYPTED {
             // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {
                 return Err(Category::Unencrypted.into());
@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn is_refused(context: &ValueContext<'_>, bytes: &[u8]) -> bool {
-        read(&encrypted(), (ENCRYPTED, bytes), context).is_err()
+        read(&encrypted(), (ids::ENCRYPTED, bytes), context).is_err()
     }
 
     /// The inner bytes of the frozen layout.
@@ -256,7 +256,7 @@ mod tests {
     /// The layout and what is authenticated are shared with other releases: this test fails when they drift.
     #[test]
     fn the_layout_is_frozen() {
-        assert_eq!(ENCRYPTED, 6);
+        assert_eq!(ids::ENCRYPTED, 6);
         // Made by OpenSSL: the key's id, the nonce 0 to 11, then "\x01\x05value" encrypted and its tag.
         let bytes = b"\0\0\0\x01\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\
             \xe0\x8b\x4f\x85\x48\x11\x6c\
@@ -387,7 +387,7 @@ mod tests {
             assert_ne!(opened.ok().as_deref(), Some("value"));
             assert!(read(reader, (id, &plain), &CONTEXT).is_err());
         }
-        assert_eq!(sealed(steps[0], "value", &CONTEXT).0, ENCRYPTED);
+        assert_eq!(sealed(steps[0], "value", &CONTEXT).0, ids::ENCRYPTED);
         assert_eq!(sealed(steps[1], "value", &CONTEXT), (Bincode::ID, plain));
     }
 
@@ -458,7 +458,7 @@ mod tests {
         let codec = Encrypted::new(Compressed::new(Bincode), keys(1, &SECRET));
         let text = "text".repeat(10_000);
         let (id, bytes) = sealed(&codec, &text, &CONTEXT);
-        assert_eq!((id, bytes.len() < 1_000), (ENCRYPTED, true));
+        assert_eq!((id, bytes.len() < 1_000), (ids::ENCRYPTED, true));
         assert_eq!(read(&codec, (id, &bytes), &CONTEXT).as_ref(), Ok(&text));
         // The inner format is in what is encrypted: one that compresses and one that does not read each other's.
         assert_eq!(

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
-use super::{Category, Codec, CodecError, Result, bounded};
+use super::{Category, Codec, CodecError, Result, bounded, ids};
 
 /// JSON: larger and slower, but people and other programs can read it.
 ///
@@ -18,7 +18,7 @@ use super::{Category, Codec, CodecError, Result, bounded};
 pub struct Json;
 
 impl Codec for Json {
-    const ID: u8 = 2;
+    const ID: u8 = ids::JSON;
     const NAME: &'static str = "json";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {

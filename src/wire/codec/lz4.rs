@@ -10,9 +10,6 @@ use lz4_flex::block;
 
 use super::{Category, Result, check_size};
 
-/// Names this format next to every value in it.
-pub(super) const ID: u8 = 5;
-
 const HEADER: usize = 5;
 
 /// Compresses the bytes of `out` from `start` on, which the codec with this id encoded. Leaves it as it is and returns
@@ -88,7 +85,7 @@ mod tests {
     /// The layout is shared with other releases: this test fails when it drifts.
     #[test]
     fn the_layout_is_frozen() {
-        assert_eq!(ID, 5);
+        assert_eq!(super::super::ids::COMPRESSED, 5);
         // Four literals and the eight bytes from four before on, then five literals.
         let bytes = b"\x09\0\0\0\x11\x44text\x04\0\x50 also";
         assert_eq!(

@@ -6,7 +6,7 @@ use rmp_serde::decode::{Error, ReadRefReader};
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Serialize};
 
-use super::{Category, Codec, CodecError, MESSAGEPACK, Result, bounded};
+use super::{Category, Codec, CodecError, Result, bounded, ids};
 
 /// `MessagePack` with named fields: like JSON, but smaller and with byte strings.
 ///
@@ -18,7 +18,7 @@ use super::{Category, Codec, CodecError, MESSAGEPACK, Result, bounded};
 pub struct MessagePack;
 
 impl Codec for MessagePack {
-    const ID: u8 = MESSAGEPACK;
+    const ID: u8 = ids::MESSAGEPACK;
     const NAME: &'static str = "messagepack";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {

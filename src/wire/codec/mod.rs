@@ -21,6 +21,8 @@ mod encrypted;
 #[cfg(feature = "encryption")]
 mod encryption_keys;
 mod error;
+#[allow(dead_code, reason = "some codecs are not compiled in")]
+mod ids;
 #[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "compression")]
@@ -69,23 +71,17 @@ pub use self::stack::{BaseCodec, CodecStack, Unencrypted};
 pub(crate) use self::value::catch_panic;
 pub(crate) use self::value::{FormerType, TypedCodec, ValueCodec, former_type};
 
-/// The id of `MessagePack`, which is not readable for humans.
-const MESSAGEPACK: u8 = 4;
-
-/// Lower ids are of this crate.
-const FIRST_OWN_ID: u8 = 128;
-
 /// The name of the format with this id, for people.
 #[cfg(feature = "inspect")]
 pub(crate) fn name_of(id: u8) -> &'static str {
     match id {
-        1 => "bincode",
-        2 => "json",
-        3 => "postcard",
-        4 => "messagepack",
-        5 => "compressed",
-        6 => "encrypted",
-        FIRST_OWN_ID.. => "of the service",
+        ids::BINCODE => "bincode",
+        ids::JSON => "json",
+        ids::POSTCARD => "postcard",
+        ids::MESSAGEPACK => "messagepack",
+        ids::COMPRESSED => "compressed",
+        ids::ENCRYPTED => "encrypted",
+        ids::FIRST_OWN.. => "of the service",
         _ => "unknown",
     }
 }
@@ -101,11 +97,11 @@ pub(crate) fn below_layers(id: u8, bytes: &[u8], max: usize) -> Option<(u8, Cow<
     match id {
         // As in `CodecStack::open`: a layer in a layer is not opened, so hostile bytes grow once.
         #[cfg(feature = "compression")]
-        lz4::ID => {
+        ids::COMPRESSED => {
             let (id, bytes) = lz4::decompress(bytes, max).ok()?;
             Some((id, Cow::Owned(bytes)))
         }
-        id if !matches!(id, 5 | 6) => Some((id, Cow::Borrowed(bytes))),
+        id if !matches!(id, ids::COMPRESSED | ids::ENCRYPTED) => Some((id, Cow::Borrowed(bytes))),
         _ => None,
     }
 }
@@ -113,7 +109,9 @@ pub(crate) fn below_layers(id: u8, bytes: &[u8], max: usize) -> Option<(u8, Cow<
 /// The shape that bincode and postcard write before a value.
 #[cfg(feature = "inspect")]
 pub(crate) fn shape_of(id: u8, bytes: &[u8]) -> Option<u64> {
-    let shape = bytes.first_chunk().filter(|_| matches!(id, 1 | 3))?;
+    let shape = bytes
+        .first_chunk()
+        .filter(|_| matches!(id, ids::BINCODE | ids::POSTCARD))?;
     Some(u64::from_be_bytes(*shape))
 }
 
@@ -248,14 +246,14 @@ pub trait Codec: Send + Sync + 'static {
         let read = self.decode(bytes);
         let read = read.map_err(|error| {
             // MessagePack has all floats.
-            let is_text = Self::ID != MESSAGEPACK;
+            let is_text = Self::ID != ids::MESSAGEPACK;
             let not_finite = is_text
                 .then(|| shape_serializer::not_finite(value))
                 .flatten();
             let error = error.in_field(not_finite);
             error.of_reading_back(Category::ReadOtherwise)
         })?;
-        shape_serializer::compare(value, &read, Self::ID != MESSAGEPACK)
+        shape_serializer::compare(value, &read, Self::ID != ids::MESSAGEPACK)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
 use super::shaped::{self, Shaped};
-use super::{Category, Codec, CodecError, Result, bounded};
+use super::{Category, Codec, CodecError, Result, bounded, ids};
 
 /// postcard: as small as `Bincode`, with a published format.
 ///
@@ -17,7 +17,7 @@ use super::{Category, Codec, CodecError, Result, bounded};
 pub struct Postcard;
 
 impl Codec for Postcard {
-    const ID: u8 = 3;
+    const ID: u8 = ids::POSTCARD;
     const NAME: &'static str = "postcard";
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {

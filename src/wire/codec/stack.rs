@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(any(feature = "compression", feature = "encryption"))]
+use super::ids;
 #[cfg(feature = "compression")]
 use super::lz4;
 use super::{Category, Codec, CodecError, Result, check_size};
@@ -55,13 +57,13 @@ pub trait CodecStack: Send + Sync + 'static {
         match id {
             // Every codec reads compressed values. A user's own codec may have the id of a layer.
             #[cfg(feature = "compression")]
-            lz4::ID if id != BaseCodecOf::<Self>::ID => {
+            ids::COMPRESSED if id != BaseCodecOf::<Self>::ID => {
                 // `read` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
                 let (id, bytes) = lz4::decompress(bytes, context.max)?;
                 read(id, &bytes)
             }
             #[cfg(feature = "encryption")]
-            ENCRYPTED if id != BaseCodecOf::<Self>::ID => Err(Category::NoKeys.into()),
+            ids::ENCRYPTED if id != BaseCodecOf::<Self>::ID => Err(Category::NoKeys.into()),
             id => read(id, bytes),
         }
     }
@@ -99,10 +101,6 @@ pub(super) type BaseCodecOf<S> = <<S as CodecStack>::Base as BaseCodec>::Codec;
 /// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`], `Auto` or `Compressed`. Its bytes do not
 /// depend on the context.
 pub trait Unencrypted: CodecStack {}
-
-/// Names the format of encrypted values next to every one of them.
-#[cfg(feature = "encryption")]
-pub(super) const ENCRYPTED: u8 = 6;
 
 /// Where a value belongs, and how large it may be.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::memory::memory_of;
 use super::stack::{BaseCodec as _, BaseCodecOf, EncodedAs, read_by, read_by_any};
-use super::{Category, Codec, CodecError, CodecStack, FIRST_OWN_ID, Result, ValueContext};
+use super::{Category, Codec, CodecError, CodecStack, Result, ValueContext, ids};
 use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{AnyValue, Value};
 
@@ -133,7 +133,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Value> ValueCodec for Type
     }
 
     fn is_of_this_crate(&self) -> bool {
-        BaseCodecOf::<S>::ID < FIRST_OWN_ID
+        BaseCodecOf::<S>::ID < ids::FIRST_OWN
     }
 
     fn type_name(&self) -> &'static str {
