@@ -134,7 +134,7 @@ fn memory(partition: &PartitionAudit) -> String {
 }
 
 /// The columns of namespaces. What does not fit is left out, from the end.
-const NAMESPACES: [&str; 13] = [
+const NAMESPACES: [&str; 15] = [
     "namespace",
     "inst",
     "on",
@@ -148,6 +148,8 @@ const NAMESPACES: [&str; 13] = [
     "errors",
     "opened",
     "log",
+    "read",
+    "written",
 ];
 
 fn namespace(name: &str, fleet: &Fleet) -> Row {
@@ -189,6 +191,8 @@ fn namespace(name: &str, fleet: &Fleet) -> Row {
                     .map(|partition| partition.log_length)
                     .sum(),
             ),
+            bytes(counted.l2_read_bytes),
+            bytes(counted.l2_written_bytes),
         ]);
     }
     let kind = if fleet.error.is_some() || fleet.is_off() {
