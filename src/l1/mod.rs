@@ -3,24 +3,24 @@
 //! [`L1`] owns coherence: each change of a key that L2 has accepted goes through one of its methods, which raises the
 //! key's floor, detaches its flights and evicts an older entry. No other layer can raise a floor without evicting.
 //!
-//! - [`store`]: the entries: the [`table`] of all, and moka, the [`policy`] by which they are bounded
+//! - [`bounded_entries`]: the entries: the [`table`] of all, and moka, the [`policy`] by which they are bounded
 //! - [`in_flight`]: the operations under way on each key ([`key_state`]): which operations may still store, and single
 //!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
 //! - [`size_advice`]: which hit rates other capacities would have
-//! - [`era`]: of which hits moka and the advice are told
-//! - [`record`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
+//! - [`era`]: which hits are reported to moka and to the size advisor
+//! - [`record`]: an entry; [`reported_eras`]: which hit of it was reported; [`outcome`]: how a read or load ended; [`arc_slot`], [`hasher`], [`sync`]: the parts of these
 //!
 //! What drops entries:
 //!
 //! | method | drops | operations under way | proof |
 //! | --- | --- | --- | --- |
 //! | `apply`, `apply_prefixes`, `apply_tags` | older entries: the floor of a key is raised | older values are not stored | stands |
-//! | `forget`, `forget_prefix`, `forget_tag` | entries of a change that has no version yet | are not stored | stands |
+//! | `apply_unversioned`, `apply_unversioned_prefix`, `apply_unversioned_tag` | entries of a change that has no version yet | are not stored | stands |
 //! | `evict` | the entry of a key | may be stored | stands |
 //! | `flush` | all, in one step: another generation begins | are not stored | stands: its caller has ended it, or takes another |
-//! | `flush_and_end_proof` | all | are not stored | ended, and the proofs that were asked for are void |
+//! | `flush_and_revoke_proof` | all | are not stored | revoked, with the proofs that were asked for |
 //! | `flush_and_keep_proof` | all | are not stored | stands |
 //! | `remove_gone`, `sweep`, `sweep_all` | what is no answer any more: only the memory | | |
 //!
@@ -33,7 +33,8 @@
 )]
 
 #[cfg(not(larder_interleavings))]
-mod cell;
+mod arc_slot;
+mod bounded_entries;
 mod era;
 mod freshness;
 mod hasher;
@@ -41,24 +42,27 @@ mod in_flight;
 #[cfg(larder_interleavings)]
 mod interleavings;
 mod key_state;
+mod numbers;
 mod outcome;
 #[cfg(not(larder_interleavings))]
 mod policy;
 mod record;
+mod reported_eras;
 mod size_advice;
-mod store;
 mod sync;
 mod table;
 mod tags;
+mod visible_in;
 
-pub(crate) use self::freshness::{Caller, Freshness, ProofRequest};
+pub(crate) use self::bounded_entries::{Weigher, entry_bytes};
+pub(crate) use self::freshness::{Caller, Freshness, ProofStart};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::in_flight::{Join, JoinRead, Op};
 pub(crate) use self::key_state::LeaseWaiter;
+pub(crate) use self::numbers::{Generation, OpNumber, TagChanges};
 pub(crate) use self::outcome::{LoadOutcome, NoValue, Outcome, OutcomeKind, ReadOutcome};
 pub(crate) use self::record::{NEVER, Record, RecordHead, SharedRecord};
 pub(crate) use self::size_advice::SizeAdvisor;
-pub(crate) use self::store::{Weigher, entry_bytes};
 pub(crate) use self::tags::{TagState, Tags};
 
 use std::ptr;
@@ -66,9 +70,9 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::bounded_entries::{BoundedEntries, OnRemoved};
 use self::in_flight::InFlight;
 use self::key_state::GenerationVersion;
-use self::store::{OnRemoved, Store};
 use self::tags::TagTable;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
@@ -80,7 +84,7 @@ use crate::vocabulary::Version;
 
 /// The entries of this instance, the operations on them, and the proof that they may be served.
 pub(crate) struct L1 {
-    pub(crate) store: Store,
+    pub(crate) entries: BoundedEntries,
     /// For how long after its TTL an entry is kept as a fallback.
     fallback_time: Duration,
     /// The operations under way on each key, and the reads and loads to join.
@@ -102,7 +106,7 @@ impl L1 {
         options: &Options,
         capacity: u64,
         weigher: Option<Weigher>,
-        advice: Option<Arc<SizeAdvisor>>,
+        advisor: Option<Arc<SizeAdvisor>>,
         events: &Arc<Events>,
     ) -> Self {
         // Without a subscription there is no proof, and no bound for what a caller may join.
@@ -117,10 +121,10 @@ impl L1 {
             })
         };
         Self {
-            store: Store::new(
+            entries: BoundedEntries::new(
                 capacity,
                 weigher,
-                advice,
+                advisor,
                 options.stale_if_error,
                 on_removed,
             ),
@@ -142,7 +146,7 @@ impl L1 {
         )
     }
 
-    /// As [`get`](Self::get), for the look-up of a user's call. Counts a miss; the caller [counts](Store::note_hit) a hit.
+    /// As [`get`](Self::get), for the look-up of a user's call. Counts a miss; the caller [counts](BoundedEntries::note_hit) a hit.
     /// Misses without a proof are not counted: no capacity could answer them.
     #[inline(always)]
     pub(crate) fn look_up(&self, key: &str, now: Tick) -> Option<SharedRecord> {
@@ -188,8 +192,8 @@ impl L1 {
         }
         // Not in a closure: the compiler would not inline it, and a hit would take a call more.
         let found = match misses {
-            Misses::Noted => self.store.look_up(key, accepts),
-            Misses::NotNoted => self.store.get(key, accepts),
+            Misses::Noted => self.entries.look_up(key, accepts),
+            Misses::NotNoted => self.entries.get(key, accepts),
         };
         found.filter(|_| !without(Rule::ProofFirst) || is_proven())
     }
@@ -217,14 +221,13 @@ impl L1 {
     pub(crate) fn is_at_least(&self, record: &Record, write: Version) -> bool {
         let Version { epoch, ver } = record.version;
         let is_after = record.is_stored() && epoch == write.epoch && ver >= write.ver;
-        // A higher version may be none of the partition's (rule 11).
-        is_after && ver <= self.freshness.issued()
+        is_after && self.freshness.issued().includes(ver)
     }
 
     /// The entry of a key whether or not there is a proof: for changes, which have to find it, and never for an answer.
     #[inline(always)]
     fn get_without_proof(&self, key: &str, now: Tick) -> Option<SharedRecord> {
-        self.store.get(key, |record| self.is_visible(record, now))
+        self.entries.get(key, |record| self.is_visible(record, now))
     }
 
     #[inline]
@@ -254,10 +257,11 @@ impl L1 {
         let generation = self.freshness.generation();
         if epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
-            (self.in_flight).hand_out_unstored(op, GenerationVersion { ver, generation });
-            self.store.remove_if(key, |record| record.version.ver < ver);
+            (self.in_flight).raise_floor_for_unstored(op, GenerationVersion { ver, generation });
+            self.entries
+                .remove_if(key, |record| record.version.ver < ver);
         } else {
-            self.forget(key);
+            self.apply_unversioned(key);
         }
     }
 
@@ -283,13 +287,13 @@ impl L1 {
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
     /// not served or stored any more (rules 3, 4, 11).
     pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
-        self.apply_with(keys, at, |key, is_old| self.store.remove_if(key, is_old));
+        self.apply_with(keys, at, |key, is_old| self.entries.remove_if(key, is_old));
     }
 
-    /// Applies the message of an insert of this instance. It only hides an older entry: the insert itself replaces the
-    /// entry, or forgets the key, when its answer arrives.
+    /// Applies the message of an insert of this instance. It only hides an older entry: the insert itself replaces
+    /// or evicts the entry when its answer arrives.
     pub(crate) fn apply_own<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
-        self.apply_with(keys, at, |key, is_old| self.store.hide_if(key, is_old));
+        self.apply_with(keys, at, |key, is_old| self.entries.hide_if(key, is_old));
     }
 
     fn apply_with<'a>(
@@ -348,9 +352,9 @@ impl L1 {
         for tag in tags {
             match change {
                 Some(GenerationVersion { ver, generation }) => {
-                    self.tags.raise(tag, ver, generation);
+                    self.tags.raise_floor(tag, ver, generation);
                 }
-                None => self.tags.forget(tag),
+                None => self.tags.void(tag),
             }
         }
         // After the floors: a hit that sees the new count compares them.
@@ -358,8 +362,8 @@ impl L1 {
     }
 
     /// Drops all entries with a tag whose invalidation has no version yet (rule 14).
-    pub(crate) fn forget_tag(&self, tag: &str) {
-        self.tags.forget(tag);
+    pub(crate) fn apply_unversioned_tag(&self, tag: &str) {
+        self.tags.void(tag);
         self.freshness.tags_changed();
     }
 
@@ -377,7 +381,7 @@ impl L1 {
         condition: impl Fn(&Record) -> bool,
     ) -> u64 {
         let mut removed = 0;
-        self.store.remove_prefixes(which, |record| {
+        self.entries.remove_prefixes(which, |record| {
             let is_removed = condition(record);
             removed += u64::from(is_removed && self.is_visible(record, now));
             is_removed
@@ -393,7 +397,7 @@ impl L1 {
     /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, record: &Record, ver: u64) -> bool {
         let its_ver = record.version.ver;
-        its_ver < ver || its_ver > self.freshness.issued()
+        its_ver < ver || !self.freshness.issued().includes(its_ver)
     }
 
     /// The version of the entry of a key, where no other instance shares the partition.
@@ -438,7 +442,7 @@ impl L1 {
             let value = record.value().clone();
             let fresh = Arc::new(Record::new(record.key.clone(), value, head, record.tags()));
             fresh.reveal_as(&record);
-            if self.store.replace(&record, &fresh) {
+            if self.entries.replace(&record, &fresh) {
                 return true;
             }
             // Another change came first.
@@ -446,20 +450,20 @@ impl L1 {
     }
 
     /// Drops a key whose change has no version yet, and keeps operations that are under way from storing it (rule 14).
-    pub(crate) fn forget(&self, key: &str) {
+    pub(crate) fn apply_unversioned(&self, key: &str) {
         self.in_flight.change(key, None);
         self.evict(key);
     }
 
-    /// As [`forget`](Self::forget), for all keys that begin with a prefix. Walks all entries, once.
-    pub(crate) fn forget_prefix(&self, prefix: &Key, now: Tick) {
+    /// As [`apply_unversioned`](Self::apply_unversioned), for all keys that begin with a prefix. Walks all entries, once.
+    pub(crate) fn apply_unversioned_prefix(&self, prefix: &Key, now: Tick) {
         self.in_flight.change_prefix(prefix, None);
         self.evict_prefixes(slice::from_ref(prefix), now);
     }
 
     /// Drops the entry of a key, ahead of its invalidation. Until that is applied, the value of L2 may be stored again.
     pub(crate) fn evict(&self, key: &str) {
-        self.store.remove_if(key, |_| true);
+        self.entries.remove_if(key, |_| true);
     }
 
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the partition's from
@@ -469,19 +473,19 @@ impl L1 {
     }
 
     /// Drops everything. Unless no other instance shares the partition, serves nothing until there is another proof.
-    pub(crate) fn flush_and_end_proof(&self) {
-        self.freshness.flush_and_end_proof();
+    pub(crate) fn flush_and_revoke_proof(&self) {
+        self.freshness.flush_and_revoke_proof();
     }
 
     /// Drops everything, and keeps operations that are under way from storing. No message was missed: values that are
     /// stored later may be served at once.
     pub(crate) fn flush_and_keep_proof(&self) {
-        self.freshness.next_generation();
+        self.freshness.flush_and_keep_proof();
     }
 
     /// Sets the capacity. It counts from the next [`sweep_all`](Self::sweep_all).
     pub(crate) fn set_capacity(&self, capacity: u64) {
-        self.store.set_capacity(capacity);
+        self.entries.set_capacity(capacity);
     }
 
     /// The keys of entries that may be served at `now`, up to `most`.
@@ -489,32 +493,33 @@ impl L1 {
         if !self.freshness.is_live_at(now) {
             return Vec::new();
         }
-        self.store.keys(most, |record| self.is_visible(record, now))
+        self.entries
+            .keys(most, |record| self.is_visible(record, now))
     }
 
     /// Removes the entry of a key that is not served any more, and is no fallback.
     pub(crate) fn remove_gone(&self, key: &str, now: Tick) {
-        self.store
+        self.entries
             .remove_if(key, |record| self.is_gone(record, now));
     }
 
     /// Gives the memory of entries back that are not served any more, or have expired: of a few with each step.
     pub(crate) fn sweep(&self, now: Tick) -> impl Iterator<Item = ()> {
-        (self.store).remove_where(move |record| self.is_gone(record, now))
+        (self.entries).remove_where(move |record| self.is_gone(record, now))
     }
 
     /// As [`sweep`](Self::sweep), after all entries were dropped together, another capacity was set, or moka's sum of
-    /// the weights [has drifted](Store::has_drifted): moka is dropped. Returns it, to be dropped after the steps by a
+    /// the weights [has drifted](BoundedEntries::has_drifted): moka is dropped. Returns it, to be dropped after the steps by a
     /// thread that may take seconds.
     pub(crate) fn sweep_all(&self, now: Tick) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
         // moka says nothing of an entry that it never takes in.
-        let has_room = self.store.has_room();
-        (self.store).keep_where(move |record| has_room && !self.is_gone(record, now))
+        let has_room = self.entries.has_room();
+        (self.entries).retain_with_new_moka(move |record| has_room && !self.is_gone(record, now))
     }
 
     /// Gives the memory of entries back that have expired: of a few with each step.
     pub(crate) fn sweep_expired(&self, now: Tick) -> impl Iterator<Item = ()> {
-        self.store
+        self.entries
             .remove_due(now, move |record| self.is_gone(record, now))
     }
 
@@ -530,21 +535,21 @@ impl L1 {
     /// becomes visible in the critical section in which changes raise floors (rule 3).
     fn try_store(&self, op: &Op, fresh: &SharedRecord) -> bool {
         // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
-        let has_place = self.store.has_room() && fresh.is_for_l1();
+        let has_place = self.entries.has_room() && fresh.is_for_l1();
         if has_place {
             if !self.in_flight.may_store(op, fresh) {
                 return false;
             }
-            self.store.insert(fresh);
+            self.entries.insert(fresh);
         }
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised.
             let is_older = |record: &Record| record.version.ver < fresh.version.ver;
-            self.store.remove_if(&op.key, is_older);
+            self.entries.remove_if(&op.key, is_older);
         } else if has_place {
-            (self.store).remove_if(&op.key, |current| ptr::eq(current, Arc::as_ptr(fresh)));
+            (self.entries).remove_if(&op.key, |current| ptr::eq(current, Arc::as_ptr(fresh)));
         }
         is_revealed
     }

@@ -77,8 +77,8 @@ fn nothing_with_a_tag_is_shown_after_its_invalidation() {
     }
 }
 
-/// Rule 20. Tags are registered, and L1 is emptied before the insert that has them begins: nobody tells their states of
-/// the invalidation.
+/// Rule 20. Tags are registered, and L1 is emptied before the insert that has them begins: the invalidation does
+/// not reach their states.
 #[test]
 fn nothing_with_tags_of_another_generation_is_shown() {
     in_every_order(|world| {
@@ -191,7 +191,7 @@ fn moka_knows_all_entries_whatever_it_evicts_meanwhile() {
                 world.read();
             }
             let op = world.begin();
-            let evictor = world.spawn(|world| world.l1.store.run_pending());
+            let evictor = world.spawn(|world| world.l1.entries.run_pending());
             let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
             let subscriber = world.spawn(|world| {
                 let ver = world.hear_of_a_write();
@@ -221,10 +221,10 @@ fn what_is_read_after_a_change_is_not_removed_with_the_former_entry() {
     });
 }
 
-/// All entries were dropped, and the sweep has moka forget them. So it is told of an entry that comes meanwhile, by the
+/// All entries were dropped, and the sweep takes moka away. So an entry that comes meanwhile is admitted, by the
 /// sweep or by the insert.
 #[test]
-fn moka_knows_what_comes_while_it_forgets_the_others() {
+fn moka_knows_what_comes_while_the_former_moka_goes() {
     for is_of_the_same_key in [false, true] {
         in_every_order(move |world| {
             if is_of_the_same_key {
@@ -250,7 +250,7 @@ fn moka_hears_of_the_entries_that_came_before_it() {
         in_every_order(move |world| {
             world.l1.set_capacity(2);
             world.read();
-            assert_eq!(world.l1.store.known(), 0, "there is room");
+            assert_eq!(world.l1.entries.known(), 0, "there is room");
             let other = world.spawn(|world| world.read_other("a"));
             let sweep = is_swept.then(|| world.spawn(|world| world.sweep_all()));
             world.read_other("b");
@@ -258,8 +258,8 @@ fn moka_hears_of_the_entries_that_came_before_it() {
             if let Some(sweep) = sweep {
                 sweep.join().unwrap();
             }
-            world.l1.store.tell_of_rest().for_each(drop);
-            assert_eq!(world.l1.store.known(), 3);
+            world.l1.entries.admit_rest().for_each(drop);
+            assert_eq!(world.l1.entries.known(), 3);
         });
     }
 }
@@ -282,7 +282,7 @@ fn the_table_grows_unseen() {
             }
             others.join().unwrap();
             assert_eq!(world.shown().is_some(), !is_changed);
-            assert_eq!(world.l1.store.len(), 2 + u64::from(!is_changed));
+            assert_eq!(world.l1.entries.len(), 2 + u64::from(!is_changed));
         });
     }
 }
@@ -294,7 +294,7 @@ fn nothing_from_before_a_key_was_forgotten_is_shown_after_it() {
         let (op, other) = (world.begin(), world.begin());
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
         let writer = world.spawn(|world| {
-            world.l1.forget(&world.key);
+            world.l1.apply_unversioned(&world.key);
             assert_eq!(world.shown(), None);
         });
         world.publish(&other, (EPOCH, 1));
@@ -351,13 +351,13 @@ fn nothing_of_a_former_epoch_keeps_out_what_comes_after_a_flush() {
     });
 }
 
-/// A new connection finds another epoch: the proof is void, and with it all that it covered.
+/// A new connection finds another epoch: the proof is revoked, and with it all that it covered.
 #[test]
 fn nothing_from_before_a_revocation_is_shown_after_it() {
     in_every_order(|world| {
         let op = world.begin();
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
-        world.l1.freshness.flush_and_end_proof();
+        world.l1.freshness.flush_and_revoke_proof();
         assert_eq!(world.shown(), None);
         world.prove(world.l1.freshness.begin_proof());
         assert_eq!(world.shown(), None);
@@ -389,7 +389,7 @@ fn nothing_is_shown_without_a_proof() {
     in_every_order(|world| {
         world.read();
         assert_eq!(world.shown(), Some((EPOCH, 1)));
-        world.l1.freshness.lapse();
+        world.l1.freshness.suspend_proof();
         assert_eq!(world.shown(), None);
         world.prove(world.l1.freshness.begin_proof());
         assert_eq!(world.shown(), Some((EPOCH, 1)));

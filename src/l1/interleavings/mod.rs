@@ -17,7 +17,7 @@ mod proof_first;
 mod single_flight;
 mod stand_ins;
 
-pub(super) use self::stand_ins::{Cell, Policy};
+pub(super) use self::stand_ins::{ArcSlot, Policy};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,9 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Join, L1, LoadOutcome, Op, ProofRequest, Record, RecordHead, SharedRecord, Tags};
+use super::{
+    Join, L1, LoadOutcome, Op, OpNumber, ProofStart, Record, RecordHead, SharedRecord, Tags,
+};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
@@ -251,11 +253,11 @@ impl World {
 
     fn remove_gone(&self) {
         let is_gone = |record: &Record| self.l1.is_gone(record, self.now);
-        self.l1.store.remove_where(is_gone).for_each(drop);
+        self.l1.entries.remove_where(is_gone).for_each(drop);
     }
 
     /// All messages up to a question have been applied.
-    fn prove(&self, asked: ProofRequest) {
+    fn prove(&self, asked: ProofStart) {
         let partition = PartitionClock {
             incarnation: 1,
             epoch: self.l1.freshness.epoch(),
@@ -269,7 +271,10 @@ impl World {
 
     fn join_load(&self) -> Join<LoadOutcome> {
         let caller = self.l1.freshness.caller(self.now);
-        self.l1.in_flight.join_load(&self.key, caller, 0, false).0
+        self.l1
+            .in_flight
+            .join_load(&self.key, caller, OpNumber::FIRST, false)
+            .0
     }
 
     fn refresh(&self) -> Option<Op> {
@@ -287,13 +292,13 @@ impl World {
     /// The sweep of all entries, after most have gone together.
     fn sweep_all(&self) {
         self.l1.sweep_all(self.now).1.for_each(drop);
-        self.l1.store.tell_of_rest().for_each(drop);
+        self.l1.entries.admit_rest().for_each(drop);
     }
 
     /// Whether L1 has exactly what it shows, and moka knows of it.
     fn is_tidy(&self) -> bool {
-        let len = self.l1.store.len();
-        len == u64::from(self.shown().is_some()) && len <= self.l1.store.known()
+        let len = self.l1.entries.len();
+        len == u64::from(self.shown().is_some()) && len <= self.l1.entries.known()
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{BOUND, EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, entry_of, in_every_order, version};
-use crate::l1::{Join, JoinRead, LoadOutcome, Op, Outcome, Record, SharedRecord, Tags};
+use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpNumber, Outcome, Record, SharedRecord, Tags};
 use crate::util::lock::lock;
 use crate::vocabulary::{Source, Version};
 
@@ -23,7 +23,7 @@ const OPERATIONS: [Operation; 32] = [
     ("hit", |side| {
         side.look_up(|world| {
             let found = world.l1.look_up(&world.key, world.now);
-            found.inspect(|record| world.l1.store.note_hit(record))
+            found.inspect(|record| world.l1.entries.note_hit(record))
         });
     }),
     ("unproven look-up", |side| {
@@ -45,7 +45,11 @@ const OPERATIONS: [Operation; 32] = [
         let caller = side.world.l1.freshness.caller(side.world.now);
         let join = |world: &World| {
             let in_flight = &world.l1.in_flight;
-            Some(in_flight.join_load(&world.key, caller, 0, false).0)
+            Some(
+                in_flight
+                    .join_load(&world.key, caller, OpNumber::FIRST, false)
+                    .0,
+            )
         };
         side.load(join);
     }),
@@ -79,7 +83,7 @@ const OPERATIONS: [Operation; 32] = [
     ("clear", |side| {
         side.catch_up(|_| {
             side.bar(|world| {
-                world.l1.flush_and_end_proof();
+                world.l1.flush_and_revoke_proof();
                 world.flush_after(|stored| {
                     if stored.0 == EPOCH {
                         *stored = (NEXT_EPOCH, 1);
@@ -92,14 +96,14 @@ const OPERATIONS: [Operation; 32] = [
     ("switch", |side| {
         side.catch_up(|_| side.bar(|world| world.l1.flush_and_keep_proof()))
     }),
-    ("forget", |side| {
-        side.bar(|world| world.l1.forget(&world.key));
+    ("unversioned", |side| {
+        side.bar(|world| world.l1.apply_unversioned(&world.key));
     }),
-    ("forget a prefix", |side| {
-        side.bar(|world| world.l1.forget_prefix(&world.key, world.now));
+    ("unversioned prefix", |side| {
+        side.bar(|world| world.l1.apply_unversioned_prefix(&world.key, world.now));
     }),
-    ("forget a tag", |side| {
-        side.world.l1.forget_tag(TAG);
+    ("unversioned tag", |side| {
+        side.world.l1.apply_unversioned_tag(TAG);
         side.note(|seen| seen.first_tagged = seen.begun_before);
     }),
     ("evict", |side| {
@@ -116,12 +120,14 @@ const OPERATIONS: [Operation; 32] = [
         let (epoch, ver) = world.write();
         (world.l1).make_stale(&world.key, version(epoch, ver), world.now);
     }),
-    ("end of the proof", |side| side.world.l1.freshness.end()),
+    ("end of the proof", |side| {
+        side.world.l1.freshness.end_proof()
+    }),
     ("sweep", |side| side.world.remove_gone()),
     ("sweep, and moka evicts", |side| {
         let Side { world, .. } = side;
         world.l1.sweep(world.now).for_each(drop);
-        world.l1.store.run_pending();
+        world.l1.entries.run_pending();
     }),
     ("sweep of the expired", |side| {
         let Side { world, .. } = side;
@@ -329,15 +335,15 @@ impl Side {
         self.look();
         self.read();
         let shown = world.l1.get(KEY, world.now).map(|record| mark(&record));
-        let stored = world.l1.store.has_room().then(|| world.ask());
+        let stored = world.l1.entries.has_room().then(|| world.ask());
         assert_eq!(shown, stored, "nothing keeps a read out");
 
         world.remove_gone();
         let shown = world.l1.keys(9, world.now).len() as u64;
-        assert_eq!(world.l1.store.len(), shown, "nothing is left hidden");
-        world.l1.store.tell_of_rest().for_each(drop);
-        world.l1.store.run_pending();
-        assert_eq!(world.l1.store.len(), 0, "moka knows all");
+        assert_eq!(world.l1.entries.len(), shown, "nothing is left hidden");
+        world.l1.entries.admit_rest().for_each(drop);
+        world.l1.entries.run_pending();
+        assert_eq!(world.l1.entries.len(), 0, "moka knows all");
     }
 }
 

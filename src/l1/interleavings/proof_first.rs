@@ -21,7 +21,7 @@ const CATCH_UPS: [(&str, CatchUp); 6] = [
         world.miss_a_write();
     }),
     ("clear", |world| {
-        world.l1.flush_and_end_proof();
+        world.l1.flush_and_revoke_proof();
         world.l1.flush(NEXT_EPOCH);
     }),
     ("switch", |world| world.l1.flush_and_keep_proof()),

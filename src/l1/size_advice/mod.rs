@@ -6,23 +6,26 @@
 //! hottest keys are in the sample by chance, the share would be too high, so the misses of the sample are compared with
 //! the look-ups of all keys, which are counted (SHARDS-adj, FAST 2015).
 //!
-//! A hit of an entry in the sample changes nothing if all simulated caches have the key and were told of a hit in their
+//! A hit of an entry in the sample changes nothing if all simulated caches have the key and have noted a hit in their
 //! present [era](super::era). The entry has a [`Mark`] then, and further hits are not simulated until the mark changes.
 
 mod frequency_sketch;
+mod mark;
 mod simulated_cache;
 mod simulation;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub(super) use self::mark::Mark;
+
+use self::mark::MarkCell;
 use self::simulation::{Counts, Simulation, real};
-use super::era::{Mark, MarkCell};
 use crate::stats::{Counters, SizeAdvice};
 use crate::util::lock::lock;
 
 /// The steps of the simulation after which it is asked whether a stretch has ended.
-const STEPS: u32 = 64;
+const STEPS_PER_COUNT: u32 = 64;
 
 /// Which capacity L1 would need for which hit rate.
 pub(crate) struct SizeAdvisor {
@@ -60,7 +63,7 @@ impl SizeAdvisor {
         self.below.store(simulation.below, Ordering::Relaxed);
     }
 
-    /// The mark of an entry whose hits the advice has not been told of.
+    /// The mark of an entry whose hits were not reported to the advisor.
     pub(super) fn mark(&self, hash: u64) -> Mark {
         if self.is_sampled(hash) {
             Mark::OPEN
@@ -112,7 +115,7 @@ impl SizeAdvisor {
     fn simulate<T>(&self, step: impl FnOnce(&mut Simulation) -> T) -> T {
         let mut simulation = lock(&self.simulation);
         simulation.steps += 1;
-        if simulation.steps == STEPS {
+        if simulation.steps == STEPS_PER_COUNT {
             simulation.steps = 0;
             simulation.count(self.counts());
         }

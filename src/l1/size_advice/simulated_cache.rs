@@ -5,7 +5,7 @@ use hashbrown::HashTable;
 use super::frequency_sketch::FrequencySketch;
 use crate::l1::era;
 
-/// A cache of keys alone, with the policy that moka has and with what the [`Store`](crate::l1::store) tells moka: the least
+/// A cache of keys alone, with the policy that moka has and with what [`BoundedEntries`](crate::l1::bounded_entries) reports to moka: the least
 /// recently used entries make room for a new one if they were looked up less often, all together.
 pub(super) struct SimulatedCache {
     capacity: u64,
@@ -34,7 +34,7 @@ struct Node {
 }
 
 /// The node that has no entry.
-const ENDS: u32 = 0;
+const RING_ENDS: u32 = 0;
 
 #[allow(clippy::indexing_slicing, reason = "a place is one in the list")]
 impl SimulatedCache {
@@ -87,7 +87,7 @@ impl SimulatedCache {
         }
         let place = self.free.pop().unwrap_or_else(|| {
             self.list.push(Node::default());
-            u32::try_from(self.list.len() - 1).unwrap_or(ENDS)
+            u32::try_from(self.list.len() - 1).unwrap_or(RING_ENDS)
         });
         let list = &self.list;
         let hash_of = |place: &u32| spread(list[*place as usize].hash);
@@ -115,11 +115,11 @@ impl SimulatedCache {
             return true;
         }
         let (mut victims, mut freed, mut theirs) = (0, 0, 0);
-        let mut victim = self.node(ENDS).newer;
+        let mut victim = self.node(RING_ENDS).newer;
         while freed < u64::from(weight) {
             let node = self.node(victim);
             theirs += self.frequencies.count_of(node.hash);
-            if victim == ENDS || theirs >= frequency {
+            if victim == RING_ENDS || theirs >= frequency {
                 return false;
             }
             freed += u64::from(node.weight);
@@ -127,7 +127,7 @@ impl SimulatedCache {
             victim = node.newer;
         }
         for _ in 0..victims {
-            self.remove(self.node(ENDS).newer);
+            self.remove(self.node(RING_ENDS).newer);
         }
         true
     }
@@ -135,8 +135,8 @@ impl SimulatedCache {
     /// Keeps the keys with a lower hash, as far as there is room.
     pub(super) fn shrink(&mut self, below: u64, capacity: u64) {
         self.capacity = capacity;
-        let mut place = self.node(ENDS).newer;
-        while place != ENDS {
+        let mut place = self.node(RING_ENDS).newer;
+        while place != RING_ENDS {
             let node = self.node(place);
             if node.hash >= below {
                 self.remove(place);
@@ -148,7 +148,7 @@ impl SimulatedCache {
 
     fn evict_excess(&mut self) {
         while self.weight > self.capacity {
-            self.remove(self.node(ENDS).newer);
+            self.remove(self.node(RING_ENDS).newer);
         }
     }
 
@@ -192,16 +192,16 @@ impl SimulatedCache {
 
     /// Makes an entry the most recently used one.
     fn link(&mut self, place: u32, hash: u64, weight: u32) {
-        let older = self.node(ENDS).older;
+        let older = self.node(RING_ENDS).older;
         self.list[place as usize] = Node {
             hash,
             weight,
             older,
-            newer: ENDS,
+            newer: RING_ENDS,
             era: self.era,
         };
         self.list[older as usize].newer = place;
-        self.list[ENDS as usize].older = place;
+        self.list[RING_ENDS as usize].older = place;
         self.weight += u64::from(weight);
     }
 

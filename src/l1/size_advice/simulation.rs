@@ -7,17 +7,17 @@ use crate::stats::SizeAdvice;
 
 /// How many entries the simulated cache of the present capacity has, unless L1 has fewer: the least, and the most. With
 /// 200 the estimates are seldom 3 points off; with more of them, hits take longer.
-const ENTRIES: [u64; 2] = [200, 512];
+const SIMULATED_ENTRIES_RANGE: [u64; 2] = [200, 512];
 /// Between these bounds, one in this many of the entries that L1 has.
-const PART: u64 = 50;
+const SIMULATED_ONE_IN: u64 = 50;
 /// How many entries all simulated caches have together, at most: 600 KiB.
-const MOST_ENTRIES: usize = 8_064;
+const MAX_SIMULATED_ENTRIES: usize = 8_064;
 /// Look-ups are counted in stretches. This is about the number of a stretch that are in the sample.
-const STRETCH: f64 = 4_096.0;
+const SAMPLED_PER_STRETCH: f64 = 4_096.0;
 /// The first stretches, in which the simulated caches fill. They do not count.
-const WARM_UP: f64 = 4.0;
+const WARM_UP_STRETCHES: f64 = 4.0;
 /// After each stretch this part of the count stays.
-const KEPT: f64 = 15.0 / 16.0;
+const KEPT_PER_STRETCH: f64 = 15.0 / 16.0;
 
 /// The look-ups of L1.
 #[derive(Clone, Copy, Default)]
@@ -50,8 +50,8 @@ pub(super) struct Simulation {
 impl Simulation {
     /// At first.
     pub(super) fn of(capacity: u64, is_weighed: bool) -> Self {
-        let [least, most] = ENTRIES;
-        let entries = (capacity / PART).clamp(least, most);
+        let [least, most] = SIMULATED_ENTRIES_RANGE;
+        let entries = (capacity / SIMULATED_ONE_IN).clamp(least, most);
         // With weights it is not known how many entries there are: all keys are in the sample until there are too many.
         let rate = if is_weighed {
             1.0
@@ -79,12 +79,12 @@ impl Simulation {
     /// Ends the stretches that are over. Those in which all hits changed nothing end together.
     pub(super) fn count(&mut self, now: Counts) {
         let since = now.minus(self.begun);
-        let stretches = since.look_ups * self.rate / STRETCH;
+        let stretches = since.look_ups * self.rate / SAMPLED_PER_STRETCH;
         if stretches < 1.0 {
             return;
         }
-        if self.stretches < WARM_UP {
-            let skipped = stretches.floor().min(WARM_UP - self.stretches);
+        if self.stretches < WARM_UP_STRETCHES {
+            let skipped = stretches.floor().min(WARM_UP_STRETCHES - self.stretches);
             self.stretches += skipped;
             self.begun = self.begun.plus(since.times(skipped / stretches));
             self.missed = Default::default();
@@ -92,7 +92,7 @@ impl Simulation {
         }
         self.stretches += stretches;
         self.begun = now;
-        let kept = KEPT.powf(stretches);
+        let kept = KEPT_PER_STRETCH.powf(stretches);
         self.missed = self.missed.map(|missed| missed * kept);
         self.counted = self.counted.plus(since).times(kept);
     }
@@ -141,7 +141,7 @@ impl Simulation {
 
     /// Goes on with half of the keys, and half of each capacity, if there are too many entries.
     fn bound(&mut self) {
-        if self.caches.iter().map(SimulatedCache::len).sum::<usize>() <= MOST_ENTRIES {
+        if self.caches.iter().map(SimulatedCache::len).sum::<usize>() <= MAX_SIMULATED_ENTRIES {
             return;
         }
         self.rate /= 2.0;
@@ -162,7 +162,7 @@ impl Simulation {
 
     pub(super) fn advice(&mut self, now: Counts) -> Option<SizeAdvice> {
         self.count(now);
-        if self.stretches <= WARM_UP || self.capacity == 0 {
+        if self.stretches <= WARM_UP_STRETCHES || self.capacity == 0 {
             return None;
         }
         let counted = self.counted.plus(now.minus(self.begun));
@@ -278,7 +278,7 @@ mod tests {
                 look_ups: real(keys.len() as u64),
             };
             // All of them count.
-            simulation.stretches = WARM_UP;
+            simulation.stretches = WARM_UP_STRETCHES;
             for size in simulation.advice(now).unwrap().sizes() {
                 let error = size.hit_rate() - rate(&of_moka(size.capacity(), &keys));
                 println!("{skew}, {}: {error:+.3}", size.capacity());
@@ -294,10 +294,10 @@ mod tests {
         for n in 0..12_000 {
             simulation.insert(n_th(n), 1);
             let now = simulation.caches.iter().map(SimulatedCache::len).sum();
-            assert!(now <= MOST_ENTRIES);
+            assert!(now <= MAX_SIMULATED_ENTRIES);
             entries = entries.max(now);
         }
-        assert!(entries > MOST_ENTRIES - 6, "{entries}");
+        assert!(entries > MAX_SIMULATED_ENTRIES - 6, "{entries}");
         assert!(simulation.rate < 0.2, "{}", simulation.rate);
         let bytes = simulation.caches.iter().map(SimulatedCache::allocated);
         let bytes = bytes.sum::<usize>() + size_of::<Simulation>();
