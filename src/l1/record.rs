@@ -47,7 +47,8 @@ pub(crate) struct Record {
     pub(crate) version: Version,
 }
 
-/// A record, as L1 and all callers hold it.
+/// A record, as L1 and all callers hold it. L1 calls the records that it holds entries; the public `Entry` is a record and
+/// the place where a call has found it.
 pub(crate) type SharedRecord = Arc<Record>;
 
 /// The other parts of an entry whose lifetime can be extended, or that has tags. Few caches have such entries, so

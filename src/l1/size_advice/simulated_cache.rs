@@ -108,8 +108,8 @@ impl SimulatedCache {
         true
     }
 
-    /// Removes the entries whose place a new one takes that was looked up so often. Returns whether there is room for
-    /// it.
+    /// Makes room for a new entry of this weight that was looked up `frequency` times. Removes the least recently used
+    /// entries for it, if all of these together were looked up less often. Returns whether there is room.
     fn makes_room(&mut self, frequency: u64, weight: u32) -> bool {
         if self.weight + u64::from(weight) <= self.capacity {
             return true;
