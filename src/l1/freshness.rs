@@ -9,13 +9,11 @@ use tokio::sync::{Notify, watch};
 
 use super::NEVER;
 use super::numbers::{Generation, Issued, TagChanges};
+use super::partition_time::PartitionTime;
 use super::sync::{AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
 use crate::vocabulary::{PartitionClock, Version};
-
-/// The partition's time before it was first read.
-const UNKNOWN: u64 = u64::MAX;
 
 /// `live_until` and `proven_until` while there is no proof.
 const NO_PROOF: Tick = 0;
@@ -26,7 +24,29 @@ const ENDLESS_PROOF: Tick = UNSHARED - 1;
 
 /// The proof that every message so far has been applied, and the counters that change when it is lost.
 ///
-/// All reads are single atomic loads: they are on the path of every hit.
+/// All reads are single atomic loads: they are on the path of every hit. So the order in which the fields are written says
+/// what a reader may conclude from them:
+///
+/// | field | written by | order | under `revocations` |
+/// | --- | --- | --- | --- |
+/// | `live_until` | `prove` | last | yes |
+/// | | `flush_and_revoke_proof` | before `generation` | yes |
+/// | | `suspend_proof`, `end_proof` | before `proven_until` | no |
+/// | | `mark_unshared` | after `epoch` | no |
+/// | `proven_until` | `prove` | after `applied_ver` | yes |
+/// | | `end_proof` | last | no |
+/// | `generation` | `flush` | last | no |
+/// | | `flush_and_revoke_proof` | after `live_until` | yes |
+/// | | `flush_and_keep_proof` | alone | no |
+/// | `tag_changes` | `tags_changed` | after the floors of the tags | no |
+/// | `epoch` | `flush` | after `issued` and `applied_ver`, before `generation` | no |
+/// | | `mark_unshared` | before `live_until` | no |
+/// | `issued` | `raise_issued` | before the floors of the keys and tags | no |
+/// | | `flush` | first | no |
+/// | `applied_ver` | `prove` | after `partition_time` | yes |
+/// | | `flush` | after `issued` | no |
+/// | `partition_time` | `prove` | first | yes |
+/// | | `connected` | alone | no |
 #[derive(Debug, Default)]
 pub(crate) struct Freshness {
     clock: Clock,
@@ -48,8 +68,7 @@ pub(crate) struct Freshness {
     /// All changes up to this version, in this epoch, have been applied: the partition had issued no higher one when it was
     /// asked for the last proof.
     applied_ver: AtomicU64,
-    /// Nanoseconds from this instance's time to an upper bound of the partition's time.
-    partition_ahead: AtomicU64,
+    partition_time: PartitionTime,
     /// Counts the revocations of proofs. Under a lock, so that no proof that was asked for before a revocation outlives it.
     revocations: Mutex<u64>,
     /// Wakes the subscriber, so that it asks for a proof.
@@ -81,7 +100,6 @@ impl Freshness {
             max_staleness: nanos(max_staleness),
             generation: AtomicU64::new(Generation::FIRST.0),
             tag_changes: AtomicU64::new(TagChanges::FIRST.0),
-            partition_ahead: AtomicU64::new(UNKNOWN),
             ..Self::default()
         }
     }
@@ -154,9 +172,7 @@ impl Freshness {
         if *revocations != start.revocations {
             return;
         }
-        // The partition read its clock after that, so its time runs at most this far ahead.
-        let ahead = Self::ahead(partition, start.at);
-        self.partition_ahead.store(ahead, Ordering::Release);
+        self.partition_time.learn(partition, start.at);
         self.applied_ver.store(partition.ver, Ordering::Release);
         // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
@@ -166,7 +182,7 @@ impl Freshness {
         self.proven.send_replace(());
     }
 
-    /// Ends the proof: L1 keeps what it holds, and serves nothing until there is another.
+    /// Suspends the proof: L1 keeps what it holds, and serves nothing until there is another proof.
     pub(crate) fn suspend_proof(&self) {
         // Not the generation: the entries are as good as before once there is another proof.
         self.live_until.store(NO_PROOF, Ordering::Release);
@@ -196,10 +212,8 @@ impl Freshness {
     /// Takes note of the clock that a new connection found. If its epoch is not the known one, only the subscriber can
     /// find out which of the two is the newer (rule 13).
     pub(crate) fn connected(&self, partition: &PartitionClock) {
-        let ahead = Self::ahead(partition, self.clock.now());
         // The first connection only: a proof knows better, as it was asked for at a known time.
-        let known = &self.partition_ahead;
-        let _ = known.compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
+        (self.partition_time).learn_first(partition, self.clock.now());
         if self.epoch() != partition.epoch {
             self.flush_and_revoke_proof();
         }
@@ -300,14 +314,7 @@ impl Freshness {
 
     /// The latest that the partition's time, in milliseconds, can be at `now`; `None` before it was first read.
     pub(crate) fn partition_time(&self, now: Tick) -> Option<u64> {
-        let ahead = self.partition_ahead.load(Ordering::Acquire);
-        (ahead != UNKNOWN).then(|| now.wrapping_add(ahead) / 1_000_000)
-    }
-
-    fn ahead(partition: &PartitionClock, at: Tick) -> u64 {
-        // The partition counts whole milliseconds: it may be almost one further.
-        let latest = partition.now.saturating_add(1);
-        latest.saturating_mul(1_000_000).wrapping_sub(at)
+        self.partition_time.latest_at(now)
     }
 }
 

@@ -16,7 +16,8 @@
 //! - [`in_flight`]: the operations under way on each key ([`key_state`]): which operations may still store, and single
 //!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
-//! - [`freshness`]: the proof that nothing was missed, by which entries may be served
+//! - [`freshness`]: the proof that nothing was missed, by which entries may be served; [`partition_time`]: the
+//!   partition's time
 //! - [`size_advice`]: which hit rates other capacities would have
 //! - [`era`]: which hits are reported to moka and to the size advisor
 //! - [`record`]: a value with its key, its version and its times; in L1 it is called an entry. [`visible_in`] says which
@@ -58,6 +59,7 @@ mod key_state;
 mod look_up;
 mod numbers;
 mod outcome;
+mod partition_time;
 #[cfg(not(larder_interleavings))]
 mod policy;
 mod put;
