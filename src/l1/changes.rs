@@ -14,7 +14,7 @@ use crate::vocabulary::Version;
 
 impl L1 {
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
-    /// not served or stored any more (rules 3, 4, 11).
+    /// not served or stored any more (rules 3, 4 and 11: floors, detach, versions are compared).
     pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
         self.apply_with(keys, at, |key, is_old| self.entries.remove_if(key, is_old));
     }
@@ -53,7 +53,8 @@ impl L1 {
         })
     }
 
-    /// Whether a change with this version makes an entry old (rule 11). The partition has issued the version of the change.
+    /// Whether a change with this version makes an entry old (rule 11, versions are compared). The partition has issued
+    /// the version of the change.
     ///
     /// An entry is old if its version is lower. It also counts as old if its version is above all that the partition is known
     /// to have issued. Such an entry is one of two:
@@ -195,8 +196,8 @@ impl L1 {
         }
     }
 
-    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the partition's from
-    /// now on. A [`sweep`](Self::sweep) gives the memory back.
+    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9, lost messages). `epoch` is the
+    /// partition's from now on. A [`sweep`](Self::sweep) gives the memory back.
     pub(crate) fn flush(&self, epoch: u64) {
         self.freshness.flush(epoch);
     }

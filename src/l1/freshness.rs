@@ -197,7 +197,7 @@ impl Freshness {
     /// Makes all that this instance holds or is fetching invisible, and revokes the proof and those that were asked for
     /// before; and has the subscriber ask for another. A partition that no other instance shares needs none.
     pub(crate) fn flush_and_revoke_proof(&self) {
-        // Rule 8, one critical section with `prove`.
+        // Rule 8 (heartbeat), one critical section with `prove`.
         let mut revocations = lock(&self.revocations);
         *revocations += 1;
         if !self.is_unshared() {
@@ -210,7 +210,7 @@ impl Freshness {
     }
 
     /// Takes note of the clock that a new connection found. If its epoch is not the known one, only the subscriber can
-    /// find out which of the two is the newer (rule 13).
+    /// find out which of the two is the newer (rule 13, new incarnation, new epoch).
     pub(crate) fn connected(&self, partition: &PartitionClock) {
         // The first connection only: a proof knows better, as it was asked for at a known time.
         (self.partition_time).learn_first(partition, self.clock.now());
@@ -271,7 +271,7 @@ impl Freshness {
         self.tag_changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9).
+    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9, lost messages).
     pub(super) fn flush(&self, epoch: u64) {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);

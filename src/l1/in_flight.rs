@@ -109,7 +109,7 @@ impl InFlight {
         }
     }
 
-    /// Registers an operation on a key, before it sends anything (rule 3).
+    /// Registers an operation on a key, before it sends anything (rule 3, floors).
     pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Op {
         let hash = self.hash(key);
         let (op, _) = self.register(&mut self.lock(hash), hash, key, OpKind::Other);
@@ -258,7 +258,7 @@ impl InFlight {
         Join { result, begun }
     }
 
-    /// Registers an operation, before it sends anything (rule 3).
+    /// Registers an operation, before it sends anything (rule 3, floors).
     fn register<'s>(
         self: &Arc<Self>,
         shard: &'s mut Shard,
@@ -359,7 +359,7 @@ impl InFlight {
         state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
-    /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).
+    /// Makes a stored value visible, if it still may be; then nothing older may (rule 3, floors).
     pub(super) fn reveal(&self, op: &Op, fresh: &Record) -> bool {
         let mut shard = self.lock(op.hash);
         let state = shard.get_mut(op.hash, &op.key);

@@ -63,7 +63,8 @@ pub(super) struct Joinable<T> {
     /// How many invalidations of tags had been applied when it began.
     pub(super) tag_changes: TagChanges,
     pub(super) began: Tick,
-    /// Whether this instance's proof says that its result is new enough, and not L2 or the source (rule 5).
+    /// Whether this instance's proof says that its result is new enough, and not L2 or the source (rule 5, no unproven
+    /// joins).
     pub(super) relies_on_proof: bool,
     pub(super) result: SharedResult<T>,
 }
@@ -109,8 +110,9 @@ impl KeyState {
         (self.ops == 0, (read, load, refresh))
     }
 
-    /// The key was changed, and the change has this version: operations store nothing older (rule 3). Operations under way
-    /// also store no version above the issued one (rule 11), and nothing at all if no version says what is older.
+    /// The key was changed, and the change has this version: operations store nothing older (rule 3, floors).
+    /// Operations under way also store no version above the issued one (rule 11, versions are compared), and nothing at
+    /// all if no version says what is older.
     pub(super) fn change(
         &mut self,
         change: Option<GenerationVersion>,
@@ -120,7 +122,8 @@ impl KeyState {
         let Some(GenerationVersion { ver, generation }) = change else {
             return self.bar(next_op);
         };
-        // Versions of another epoch are not comparable: a flush has already made all older values invisible (rule 9).
+        // Versions of another epoch are not comparable: a flush has already made all older values invisible (rule 9,
+        // lost messages).
         if self.generation != generation {
             return;
         }
@@ -135,8 +138,8 @@ impl KeyState {
         self.floor = self.floor.max(ver);
     }
 
-    /// A value of this version is handed out: nothing older may follow it (rule 3). Returns the read that callers must
-    /// not join any more, as it may be older.
+    /// A value of this version is handed out: nothing older may follow it (rule 3, floors). Returns the read that
+    /// callers must not join any more, as it may be older.
     pub(super) fn raise_floor_for_stored(&mut self, op: OpNumber, ver: u64) -> impl Sized + use<> {
         debug_assert!(
             ver >= self.floor || without(Rule::Floors),
@@ -174,7 +177,8 @@ impl KeyState {
         // A load began before the change that detached it, whatever version its value was given since (rule 4).
         let is_attached = kind != OpKind::Load || self.is_attached(op);
         let is_barred = op < self.barred_below;
-        // Rule 11: a version above all that are issued passes only if the key was not changed since.
+        // Rule 11 (versions are compared): a version above all that are issued passes only if the key was not changed
+        // since.
         let is_issued = issued.includes(ver) || op >= self.changed_below;
         is_attached && (!is_barred && ver >= self.floor && is_issued || without(Rule::Floors))
     }
@@ -193,8 +197,8 @@ impl KeyState {
         }
     }
 
-    /// Keeps later callers from joining a flight (rule 4). Returns the flights, to be dropped without the lock, and
-    /// the waiters to be notified: every change of a key ends its lease, too.
+    /// Keeps later callers from joining a flight (rule 4, detach). Returns the flights, to be dropped without the lock,
+    /// and the waiters to be notified: every change of a key ends its lease, too.
     pub(super) fn detach(&mut self) -> (impl Sized + use<>, Vec<LeaseWaiter>) {
         debug_assert!(self.ops > 0, "a key without operations has no state");
         let flights = (self.read.take(), self.load.take(), self.refresh.take());

@@ -1,4 +1,5 @@
-//! Which values are stored, once L2 has answered or a load has ended (rules 3, 4 and 11).
+//! Which values are stored, once L2 has answered or a load has ended (rules 3, 4 and 11: floors, detach, versions
+//! are compared).
 
 use std::ptr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ impl L1 {
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
-    /// the same, so nothing older is served or stored after it (rule 3).
+    /// the same, so nothing older is served or stored after it (rule 3, floors).
     pub(crate) fn put_read(&self, op: &Op, fresh: &SharedRecord) {
         if self.try_store(op, fresh) {
             return;

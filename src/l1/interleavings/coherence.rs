@@ -10,7 +10,7 @@ fn shows_none_before(world: &World, ver: u64) -> bool {
     world.shown().is_none_or(|(_, shown)| shown >= ver)
 }
 
-/// Rule 3. Another instance writes; one reply is from before, and one may be from after.
+/// Rule 3 (floors). Another instance writes; one reply is from before, and one may be from after.
 #[test]
 fn nothing_older_than_a_message_is_shown_after_it() {
     in_every_order(|world| {
@@ -396,7 +396,7 @@ fn nothing_is_shown_without_a_proof() {
     });
 }
 
-/// Rule 4: whatever version it was given since.
+/// Rule 4 (detach): whatever version it was given since.
 #[test]
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
@@ -418,8 +418,8 @@ fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     });
 }
 
-/// Rule 11: another program has written a version to L2 that the partition has not issued, and no later version exceeds it.
-/// The next message evicts it all the same, whether it was stored before or is being read.
+/// Rule 11 (versions are compared): another program has written a version to L2 that the partition has not issued, and
+/// no later version exceeds it. The next message evicts it all the same, whether it was stored before or is being read.
 #[test]
 fn a_version_that_was_never_issued_goes_with_the_next_message() {
     in_every_order(move |world| {
@@ -481,7 +481,8 @@ fn nothing_older_follows_a_value_that_has_overtaken_its_message() {
     });
 }
 
-/// Rule 11: what this instance has written is issued, and stays when messages of earlier changes come.
+/// Rule 11 (versions are compared): what this instance has written is issued, and stays when messages of earlier
+/// changes come.
 #[test]
 fn an_own_value_survives_messages_of_earlier_changes() {
     in_every_order(|world| {
