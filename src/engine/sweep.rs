@@ -85,7 +85,7 @@ async fn keep_swept(of: Weak<L1>, clock: &Clock, counters: &Counters) -> Option<
         let l1 = of.upgrade()?;
         l1.entries.run_pending();
         let (now, generation) = (clock.now(), l1.freshness.generation());
-        if generation != swept || l1.entries.is_of_other_capacity() {
+        if generation != swept || l1.entries.awaits_new_capacity() {
             sweep_all(&l1, now).await;
         } else if now >= swept_at.saturating_add(nanos(FULL_SWEEP_INTERVAL)) {
             let has_drifted = l1.entries.has_drifted();

@@ -150,13 +150,13 @@ impl BoundedEntries {
     }
 
     /// Whether the capacity that was set does not count yet.
-    pub(crate) fn is_of_other_capacity(&self) -> bool {
+    pub(crate) fn awaits_new_capacity(&self) -> bool {
         // moka says nothing of an entry that it never takes in.
-        self.policy.is_of_other_capacity() || !self.has_room() && self.table.len() > 0
+        self.policy.awaits_new_capacity() || !self.has_room() && self.table.len() > 0
     }
 
     /// Whether moka is not needed yet.
-    fn is_roomy(&self) -> bool {
+    fn needs_no_moka(&self) -> bool {
         !self.policy.is_made() && self.weight() <= self.policy.capacity() / 2
     }
 
@@ -195,7 +195,7 @@ impl BoundedEntries {
     }
 
     /// Reports the look-up that was a miss, before a new entry, to moka, and begins another era if it is time.
-    fn note_miss(&self, hash: u64) {
+    fn note_new_entry(&self, hash: u64) {
         if !self.policy.is_counting() {
             return;
         }
@@ -214,16 +214,16 @@ impl BoundedEntries {
         let hash = self.table.hash(&record.key);
         record.set_weight(self.weigh(record));
         let advisor = self.advisor.as_ref();
-        let mark = advisor.map_or(Mark::NONE, |advisor| {
+        let mark = advisor.map_or(Mark::NOT_SAMPLED, |advisor| {
             advisor.note_insert(hash, record.weight())
         });
         record.reported.set(self.era.load(Ordering::Relaxed), mark);
         let former = self.table.put(hash, record);
         let is_new = former.is_none();
         // After the entry was put there: of two threads that insert, one finds the entry of the other.
-        if !self.is_roomy() {
+        if !self.needs_no_moka() {
             if is_new {
-                self.note_miss(hash);
+                self.note_new_entry(hash);
             }
             if former.is_none_or(|former| former.weight() != record.weight()) {
                 if !self.policy.admit(hash, record.weight()) {
@@ -255,10 +255,10 @@ impl BoundedEntries {
         if self.is_walked.load(Ordering::Acquire) {
             return None;
         }
-        self.policy.admit_next_bucket(|place| {
+        self.policy.admit_next_bucket(|bucket_number| {
             let mut entries = Vec::new();
-            (place < self.table.buckets()).then(|| {
-                (self.table).look_at(place, &mut |record| {
+            (bucket_number < self.table.buckets()).then(|| {
+                (self.table).look_at(bucket_number, &mut |record| {
                     entries.push((self.table.hash(&record.key), record.weight()));
                 });
                 entries
@@ -269,7 +269,7 @@ impl BoundedEntries {
     /// Admits all entries that moka does not know, if it has to know them: a few with each step.
     pub(crate) fn admit_rest(&self) -> impl Iterator<Item = ()> {
         from_fn(|| {
-            if self.is_roomy() {
+            if self.needs_no_moka() {
                 return None;
             }
             self.admit_next_bucket()?;
@@ -325,8 +325,8 @@ impl BoundedEntries {
         which: &Prefixes<'_>,
         mut condition: impl FnMut(&Record) -> bool,
     ) {
-        for place in self.places() {
-            self.remove_from(place, |record| {
+        for bucket_number in self.bucket_numbers() {
+            self.remove_from_bucket(bucket_number, |record| {
                 which.has_one(&record.key) && condition(record)
             });
         }
@@ -337,7 +337,8 @@ impl BoundedEntries {
         &self,
         mut condition: impl FnMut(&Record) -> bool,
     ) -> impl Iterator<Item = ()> {
-        (self.places()).map(move |place| self.remove_from(place, &mut condition))
+        (self.bucket_numbers())
+            .map(move |bucket_number| self.remove_from_bucket(bucket_number, &mut condition))
     }
 
     /// Removes the entries that do not meet the condition, the entries of one bucket with each step; for when most
@@ -356,15 +357,15 @@ impl BoundedEntries {
         // The next moka begins to count anew, so the next hit of each entry is reported to it.
         self.era.store(0, Ordering::Relaxed);
         // After that: an entry that comes to its bucket later is admitted by its insert.
-        let steps = self.places().map(move |place| {
+        let steps = self.bucket_numbers().map(move |bucket_number| {
             let _ = &walk;
-            let removed = self.table.remove_from(place, |record| {
+            let removed = self.table.remove_from(bucket_number, |record| {
                 let stays = condition(record);
                 if stays {
                     // With another capacity the advisor has another sample of the keys.
                     let mark =
                         |advisor: &Arc<SizeAdvisor>| advisor.mark(self.table.hash(&record.key));
-                    let mark = self.advisor.as_ref().map_or(Mark::NONE, mark);
+                    let mark = self.advisor.as_ref().map_or(Mark::NOT_SAMPLED, mark);
                     record.reported.set(self.era.load(Ordering::Relaxed), mark);
                 }
                 !stays
@@ -381,9 +382,9 @@ impl BoundedEntries {
         now: Tick,
         condition: impl Fn(&Record) -> bool,
     ) -> impl Iterator<Item = ()> {
-        self.places().map(move |place| {
-            if self.table.is_due(place, now) {
-                self.remove_from(place, &condition);
+        self.bucket_numbers().map(move |bucket_number| {
+            if self.table.is_due(bucket_number, now) {
+                self.remove_from_bucket(bucket_number, &condition);
             }
         })
     }
@@ -391,11 +392,11 @@ impl BoundedEntries {
     /// The keys of entries that meet the condition, up to `most`. Entries that come meanwhile may be missed.
     pub(super) fn keys(&self, most: usize, condition: impl Fn(&Record) -> bool) -> Vec<Key> {
         let mut keys = Vec::new();
-        for place in self.places() {
+        for bucket_number in self.bucket_numbers() {
             if keys.len() >= most {
                 break;
             }
-            self.table.look_at(place, &mut |record| {
+            self.table.look_at(bucket_number, &mut |record| {
                 if keys.len() < most && condition(record) {
                     keys.push(record.key.clone());
                 }
@@ -405,12 +406,14 @@ impl BoundedEntries {
     }
 
     /// The buckets, also those that are added during the walk: entries may be moved to them.
-    fn places(&self) -> impl Iterator<Item = u64> {
-        (0..).take_while(|place| *place < self.table.buckets())
+    fn bucket_numbers(&self) -> impl Iterator<Item = u64> {
+        (0..).take_while(|bucket_number| *bucket_number < self.table.buckets())
     }
 
-    fn remove_from(&self, place: u64, mut condition: impl FnMut(&Record) -> bool) {
-        let removed = self.table.remove_from(place, |record| condition(record));
+    fn remove_from_bucket(&self, bucket_number: u64, mut condition: impl FnMut(&Record) -> bool) {
+        let removed = self
+            .table
+            .remove_from(bucket_number, |record| condition(record));
         for record in &removed {
             self.remove_from_policy(self.table.hash(&record.key), &record.key);
         }
@@ -466,7 +469,7 @@ impl BoundedEntries {
 
     /// The weight of the entries that moka knows.
     #[cfg(larder_interleavings)]
-    pub(super) fn known(&self) -> u64 {
+    pub(super) fn admitted_weight(&self) -> u64 {
         self.policy.weight()
     }
 

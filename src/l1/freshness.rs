@@ -123,7 +123,7 @@ impl Freshness {
     }
 
     /// Whether the last proof ran out less than `limit` before `now`, or still holds.
-    pub(super) fn was_live(&self, now: Tick, limit: Duration) -> bool {
+    pub(super) fn was_live_within(&self, now: Tick, limit: Duration) -> bool {
         let until = self.proven_until.load(Ordering::Acquire);
         until != NO_PROOF && now < until.saturating_add(nanos(limit))
     }
@@ -167,7 +167,7 @@ impl Freshness {
         );
         debug_assert!(
             !self.is_unshared() && until != UNSHARED,
-            "who is alone needs no proof"
+            "a partition that is not shared needs no proof"
         );
         if *revocations != start.revocations {
             return;

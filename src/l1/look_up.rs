@@ -48,7 +48,7 @@ impl L1 {
         now: Tick,
         limit: Duration,
     ) -> Option<SharedRecord> {
-        let is_proven = || self.freshness.was_live(now, limit);
+        let is_proven = || self.freshness.was_live_within(now, limit);
         self.find(
             key,
             is_proven,
@@ -90,7 +90,7 @@ impl L1 {
         limit: Option<Duration>,
     ) -> Option<SharedRecord> {
         let is_proven = || match limit {
-            Some(limit) => self.freshness.was_live(now, limit),
+            Some(limit) => self.freshness.was_live_within(now, limit),
             None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
         };
         let is_fallback_at =

@@ -53,7 +53,7 @@ impl Policy {
     }
 
     /// Whether moka was made with another capacity.
-    pub(super) fn is_of_other_capacity(&self) -> bool {
+    pub(super) fn awaits_new_capacity(&self) -> bool {
         let moka = self.moka.load();
         let made_with = moka
             .as_ref()

@@ -39,7 +39,7 @@ pub(crate) struct Record {
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
     pub(crate) l2_expires_at: Tick,
     /// `None` if its lifetime cannot be extended and it has no tags.
-    more: Option<Box<More>>,
+    rare: Option<Box<RareParts>>,
     /// When it was written.
     pub(crate) born_at: Tick,
     /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
@@ -53,7 +53,7 @@ pub(crate) type SharedRecord = Arc<Record>;
 
 /// The other parts of an entry whose lifetime can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
-struct More {
+struct RareParts {
     soft_at: Tick,
     ends_at: Option<Tick>,
     /// Until when no read asks for an extension again.
@@ -108,8 +108,8 @@ impl Record {
             expires_at: head.expires_at,
             l2_expires_at: head.l2_expires_at,
             slow_path_at: head.slow_path_at,
-            more: (!is_plain).then(|| {
-                Box::new(More {
+            rare: (!is_plain).then(|| {
+                Box::new(RareParts {
                     soft_at: head.soft_at,
                     ends_at: head.ends_at,
                     extended_until: AtomicU64::new(0),
@@ -144,23 +144,23 @@ impl Record {
     /// From when on it is stale, though it may be served.
     #[inline]
     pub(crate) fn soft_at(&self) -> Tick {
-        (self.more.as_ref()).map_or(self.slow_path_at, |more| more.soft_at)
+        (self.rare.as_ref()).map_or(self.slow_path_at, |rare| rare.soft_at)
     }
 
     /// Until when its lifetime can be extended, if it can.
     pub(crate) fn ends_at(&self) -> Option<Tick> {
-        self.more.as_ref()?.ends_at
+        self.rare.as_ref()?.ends_at
     }
 
     /// Whether this read extends the lifetime. Returns true for only one read until `next`.
     pub(crate) fn begin_extension(&self, now: Tick, next: Tick) -> bool {
-        let Some(more) = &self.more else {
+        let Some(rare) = &self.rare else {
             return false;
         };
         // Relaxed: nothing else is read or written by it.
-        let until = more.extended_until.load(Ordering::Relaxed);
+        let until = rare.extended_until.load(Ordering::Relaxed);
         let begin = || {
-            (more.extended_until).compare_exchange(
+            (rare.extended_until).compare_exchange(
                 until,
                 next,
                 Ordering::Relaxed,
@@ -171,22 +171,22 @@ impl Record {
     }
 
     pub(crate) fn has_tags(&self) -> bool {
-        (self.more.as_ref()).is_some_and(|more| !more.tags.is_empty())
+        (self.rare.as_ref()).is_some_and(|rare| !rare.tags.is_empty())
     }
 
     /// Whether its tags, if it has any, were registered in this generation, and so every invalidation in the generation
     /// reaches them.
     pub(super) fn has_tags_of(&self, generation: Generation) -> bool {
-        (self.more.as_ref()).is_none_or(|more| more.tags.are_of(generation))
+        (self.rare.as_ref()).is_none_or(|rare| rare.tags.are_of(generation))
     }
 
     pub(crate) fn tag_names(&self) -> impl Iterator<Item = &str> {
-        let tags = self.more.iter().flat_map(|more| more.tags.iter());
+        let tags = self.rare.iter().flat_map(|rare| rare.tags.iter());
         tags.map(|tag| &*tag.name)
     }
 
     pub(crate) fn tags(&self) -> Tags {
-        (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
+        (self.rare.as_ref()).map_or_else(Tags::default, |rare| rare.tags.clone())
     }
 
     /// Whether L2 holds it, or held it: otherwise its version compares with no other.
@@ -235,17 +235,17 @@ impl Record {
     }
 
     fn has_valid_tags(&self, changes: TagChanges) -> bool {
-        let Some(more) = &self.more else {
+        let Some(rare) = &self.rare else {
             return true;
         };
         // Relaxed: it is a hint of this very check. A stale one costs another look at the tags.
-        if more.checked.load(Ordering::Relaxed) == changes.0 {
+        if rare.checked.load(Ordering::Relaxed) == changes.0 {
             return true;
         }
         // A tag that is invalidated after this was counted is looked at again.
-        let is_valid = more.tags.allow(self.version.ver);
+        let is_valid = rare.tags.allow(self.version.ver);
         if is_valid {
-            more.checked.store(changes.0, Ordering::Relaxed);
+            rare.checked.store(changes.0, Ordering::Relaxed);
         }
         is_valid
     }

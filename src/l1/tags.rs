@@ -45,7 +45,7 @@ impl TagState {
 
     /// L2 said that it was last invalidated with this version, after this state was registered.
     pub(crate) fn learn(&self, ver: u64) {
-        // The floor first: who finds the tag known relies on the floor alone.
+        // The floor first: a read that finds the tag known relies on the floor alone.
         self.raise_floor(ver);
         self.is_known.store(true, Ordering::Release);
     }

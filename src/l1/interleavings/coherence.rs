@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, fresh, in_every_order, tagged, version};
+use super::{EPOCH, KEY, NEXT_EPOCH, Stamp, TAG, World, fresh, in_every_order, tagged, version};
 use crate::l1::Op;
 
 /// Nothing, or at least this version.
@@ -85,8 +85,8 @@ fn nothing_with_tags_of_another_generation_is_shown() {
         let writer = world.spawn(|world| {
             let tags = world.l1.register_tags(&[TAG.into()]);
             let op = world.begin();
-            let mark = world.write();
-            world.l1.put_inserted(&op, &tagged(mark, tags));
+            let stamp = world.write();
+            world.l1.put_inserted(&op, &tagged(stamp, tags));
         });
         world.l1.flush_and_keep_proof();
         writer.join().unwrap();
@@ -119,9 +119,9 @@ fn nothing_older_than_a_write_is_shown_after_it() {
     in_every_order(|world| {
         let writer = world.spawn(|world| {
             let op = world.begin();
-            let mark = world.write();
-            world.l1.put_inserted(&op, &fresh(mark));
-            assert!(shows_none_before(&world, mark.1));
+            let stamp = world.write();
+            world.l1.put_inserted(&op, &fresh(stamp));
+            assert!(shows_none_before(&world, stamp.1));
         });
         let subscriber = world.spawn(|world| {
             let ver = world.hear_of_a_write();
@@ -141,15 +141,15 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
     in_every_order(|world| {
         world.read();
         let op = world.begin();
-        let mark = world.write();
-        let writer = world.spawn(move |world| world.l1.put_inserted(&op, &fresh(mark)));
+        let stamp = world.write();
+        let writer = world.spawn(move |world| world.l1.put_inserted(&op, &fresh(stamp)));
         let subscriber = world.spawn(move |world| {
-            world.l1.apply_own([&*world.key], version(mark.0, mark.1));
-            assert!(shows_none_before(&world, mark.1));
+            world.l1.apply_own([&*world.key], version(stamp.0, stamp.1));
+            assert!(shows_none_before(&world, stamp.1));
         });
         writer.join().unwrap();
         subscriber.join().unwrap();
-        assert_eq!(world.shown(), Some(mark));
+        assert_eq!(world.shown(), Some(stamp));
         assert!(world.is_tidy());
     });
 }
@@ -159,11 +159,11 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
 fn versions_never_go_back() {
     for evict in [false, true] {
         in_every_order(move |world| {
-            let publish = |mark: Mark| {
+            let publish = |stamp: Stamp| {
                 let op = world.begin();
                 world.spawn(move |world| {
-                    world.publish(&op, mark);
-                    assert!(shows_none_before(&world, mark.1), "older than an answer");
+                    world.publish(&op, stamp);
+                    assert!(shows_none_before(&world, stamp.1), "older than an answer");
                 })
             };
             let (older, newer) = (publish((EPOCH, 1)), publish((EPOCH, 2)));
@@ -250,7 +250,7 @@ fn moka_hears_of_the_entries_that_came_before_it() {
         in_every_order(move |world| {
             world.l1.set_capacity(2);
             world.read();
-            assert_eq!(world.l1.entries.known(), 0, "there is room");
+            assert_eq!(world.l1.entries.admitted_weight(), 0, "there is room");
             let other = world.spawn(|world| world.read_other("a"));
             let sweep = is_swept.then(|| world.spawn(|world| world.sweep_all()));
             world.read_other("b");
@@ -259,7 +259,7 @@ fn moka_hears_of_the_entries_that_came_before_it() {
                 sweep.join().unwrap();
             }
             world.l1.entries.admit_rest().for_each(drop);
-            assert_eq!(world.l1.entries.known(), 3);
+            assert_eq!(world.l1.entries.admitted_weight(), 3);
         });
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{BOUND, EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, entry_of, in_every_order, version};
+use super::{BOUND, EPOCH, KEY, NEXT_EPOCH, Stamp, TAG, World, entry_of, in_every_order, version};
 use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpNumber, Outcome, Record, SharedRecord, Tags};
 use crate::util::lock::lock;
 use crate::vocabulary::{Source, Version};
@@ -160,9 +160,9 @@ struct Seen {
     /// How many operations have begun; as many as this had begun when the two did.
     begun: u64,
     begun_before: u64,
-    newest: Mark,
+    newest: Stamp,
     /// The last invalidation of the tag.
-    tag: Mark,
+    tag: Stamp,
     /// Values of operations with a lower number are not shown; and those with the tag.
     first: u64,
     first_tagged: u64,
@@ -195,11 +195,11 @@ impl Side {
         let Some(record) = find(&self.world) else {
             return;
         };
-        let (mark, number) = (mark(&record), *record.value().typed::<u64>());
+        let (stamp, number) = (stamp(&record), *record.value().typed::<u64>());
         let is_current = number >= seen.first
-            && (!record.has_tags() || number >= seen.first_tagged && mark > seen.tag);
-        assert!(mark >= seen.newest && is_current, "{mark:?}");
-        self.handed_out(mark);
+            && (!record.has_tags() || number >= seen.first_tagged && stamp > seen.tag);
+        assert!(stamp >= seen.newest && is_current, "{stamp:?}");
+        self.handed_out(stamp);
     }
 
     fn look(&self) {
@@ -214,7 +214,7 @@ impl Side {
     }
 
     /// Publishes a value that L2 has sent, and hands it out, if it is usable.
-    fn publish(&self, op: &Op, number: u64, at: Mark, tags: Tags) -> SharedRecord {
+    fn publish(&self, op: &Op, number: u64, at: Stamp, tags: Tags) -> SharedRecord {
         let fresh = entry_of(KEY, at, number, tags);
         if self.world.l1.is_usable(op, &fresh, self.world.now) {
             self.world.l1.put_read(op, &fresh);
@@ -261,7 +261,7 @@ impl Side {
         };
         self.promise(move || {
             if let Some(Ok(Some(outcome))) = result.peek() {
-                assert!(mark(&outcome.record) >= newest, "older than the caller");
+                assert!(stamp(&outcome.record) >= newest, "older than the caller");
             }
         });
         let Some((op, sender)) = begun else {
@@ -280,7 +280,7 @@ impl Side {
         sender.send(Ok(Some(Outcome::fresh(fresh, Source::Loader))));
     }
 
-    fn insert(&self, first: impl FnOnce(&World, Mark)) {
+    fn insert(&self, first: impl FnOnce(&World, Stamp)) {
         let op = self.world.begin();
         let number = self.number();
         let at = self.world.write();
@@ -298,7 +298,7 @@ impl Side {
     }
 
     /// A change was applied, or a value was handed out.
-    fn handed_out(&self, at: Mark) {
+    fn handed_out(&self, at: Stamp) {
         self.note(|seen| seen.newest = seen.newest.max(at));
     }
 
@@ -334,7 +334,7 @@ impl Side {
         self.catch_up(|world| self.hear(|at| world.l1.apply([KEY], at)));
         self.look();
         self.read();
-        let shown = world.l1.get(KEY, world.now).map(|record| mark(&record));
+        let shown = world.l1.get(KEY, world.now).map(|record| stamp(&record));
         let stored = world.l1.entries.has_room().then(|| world.ask());
         assert_eq!(shown, stored, "nothing keeps a read out");
 
@@ -347,7 +347,7 @@ impl Side {
     }
 }
 
-fn mark(record: &Record) -> Mark {
+fn stamp(record: &Record) -> Stamp {
     (record.version.epoch, record.version.ver)
 }
 

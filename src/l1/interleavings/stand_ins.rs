@@ -54,7 +54,7 @@ impl Policy {
     }
 
     #[expect(clippy::unused_self, reason = "as moka's")]
-    pub(in crate::l1) fn is_of_other_capacity(&self) -> bool {
+    pub(in crate::l1) fn awaits_new_capacity(&self) -> bool {
         false
     }
 

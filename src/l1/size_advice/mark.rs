@@ -15,9 +15,9 @@ const ONE_ERA: u32 = MAX_ERA + 1;
 
 impl Mark {
     /// The key is not in the sample.
-    pub(in crate::l1) const NONE: Self = Self(0);
+    pub(in crate::l1) const NOT_SAMPLED: Self = Self(0);
     /// No era has it: the next hit is simulated.
-    pub(in crate::l1) const OPEN: Self = Self(SAMPLED_BIT);
+    pub(in crate::l1) const UNREPORTED: Self = Self(SAMPLED_BIT);
     pub(in crate::l1) const FIRST: Self = Self(SAMPLED_BIT | ONE_ERA);
 
     /// The mark of a number that [`bits`](Self::bits) has given.
@@ -32,7 +32,7 @@ impl Mark {
 
     pub(in crate::l1) fn next(self) -> Self {
         let next = Self(self.0.wrapping_add(ONE_ERA) | SAMPLED_BIT);
-        if next == Self::OPEN {
+        if next == Self::UNREPORTED {
             Self::FIRST
         } else {
             next
@@ -40,16 +40,16 @@ impl Mark {
     }
 }
 
-/// A mark that changes.
-pub(in crate::l1) struct MarkCell(AtomicU32);
+/// The mark of entries whose hits would change nothing now.
+pub(in crate::l1) struct PresentMark(AtomicU32);
 
-impl Default for MarkCell {
+impl Default for PresentMark {
     fn default() -> Self {
         Self(AtomicU32::new(Mark::FIRST.0))
     }
 }
 
-impl MarkCell {
+impl PresentMark {
     pub(in crate::l1) fn get(&self) -> Mark {
         // Relaxed: with a former mark a hit is simulated once more, or once less.
         Mark(self.0.load(Ordering::Relaxed))

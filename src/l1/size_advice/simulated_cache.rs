@@ -133,12 +133,12 @@ impl SimulatedCache {
     }
 
     /// Keeps the keys with a lower hash, as far as there is room.
-    pub(super) fn shrink(&mut self, below: u64, capacity: u64) {
+    pub(super) fn shrink(&mut self, sample_below: u64, capacity: u64) {
         self.capacity = capacity;
         let mut place = self.node(RING_ENDS).newer;
         while place != RING_ENDS {
             let node = self.node(place);
-            if node.hash >= below {
+            if node.hash >= sample_below {
                 self.remove(place);
             }
             place = node.newer;
@@ -214,10 +214,10 @@ impl SimulatedCache {
 
     /// Checks that each linked node is an entry, with a hash below this.
     #[cfg(test)]
-    pub(super) fn check(&self, below: u64) {
+    pub(super) fn check(&self, sample_below: u64) {
         let linked = self.list.len() - 1 - self.free.len();
         assert_eq!(linked, self.len());
-        let is_sampled = |node: &Node| node.hash < below;
+        let is_sampled = |node: &Node| node.hash < sample_below;
         assert!((self.list.iter()).all(|node| is_sampled(node) || self.place(node.hash).is_none()));
     }
 

@@ -33,7 +33,7 @@ pub(super) struct Simulation {
     /// Which part of the keys is in the sample.
     rate: f64,
     /// The hash that these keys are below.
-    pub(super) below: u64,
+    pub(super) sample_below: u64,
     /// One for each of [`SizeAdvice::FACTORS`].
     pub(super) caches: [SimulatedCache; SizeAdvice::FACTORS.len()],
     /// How many look-ups each of them would not have answered, with all keys.
@@ -65,7 +65,7 @@ impl Simulation {
         Self {
             capacity,
             rate,
-            below: below(rate),
+            sample_below: sample_below(rate),
             caches: SizeAdvice::FACTORS
                 .map(|factor| SimulatedCache::new(scaled(capacity, factor * rate))),
             missed: Default::default(),
@@ -100,7 +100,7 @@ impl Simulation {
     /// A look-up that L1 has answered. Returns whether all simulated caches have the key now.
     pub(super) fn hit(&mut self, hash: u64, weight: u32) -> bool {
         // Another thread may have taken the key out of the sample.
-        if hash >= self.below {
+        if hash >= self.sample_below {
             return false;
         }
         let mut are_all = true;
@@ -116,7 +116,7 @@ impl Simulation {
 
     /// A look-up that L1 has not answered.
     pub(super) fn miss(&mut self, hash: u64) {
-        if hash >= self.below {
+        if hash >= self.sample_below {
             return;
         }
         for (cache, missed) in self.caches.iter_mut().zip(&mut self.missed) {
@@ -128,7 +128,7 @@ impl Simulation {
 
     /// An entry that L1 is given.
     pub(super) fn insert(&mut self, hash: u64, weight: u32) {
-        if hash >= self.below {
+        if hash >= self.sample_below {
             return;
         }
         for cache in &mut self.caches {
@@ -145,9 +145,9 @@ impl Simulation {
             return;
         }
         self.rate /= 2.0;
-        self.below = below(self.rate);
+        self.sample_below = sample_below(self.rate);
         for (cache, factor) in self.caches.iter_mut().zip(SizeAdvice::FACTORS) {
-            cache.shrink(self.below, scaled(self.capacity, factor * self.rate));
+            cache.shrink(self.sample_below, scaled(self.capacity, factor * self.rate));
         }
     }
 
@@ -203,7 +203,7 @@ impl Counts {
 }
 
 /// The hash that the keys of such a part of all keys are below.
-fn below(rate: f64) -> u64 {
+fn sample_below(rate: f64) -> u64 {
     whole(rate * real(u64::MAX))
 }
 
@@ -304,7 +304,7 @@ mod tests {
         println!("{bytes} bytes");
         assert!(bytes < 700 << 10, "{bytes}");
         for cache in &simulation.caches {
-            cache.check(simulation.below);
+            cache.check(simulation.sample_below);
         }
     }
 
