@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Tick, nanos};
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Hasher, hasher};
+use crate::l1::{Generation, Hasher, TagChanges, hasher};
 use crate::util::retry_delays::retry_delays;
 
 /// The most keys that are remembered. A key that is forgotten may be tried at once.
@@ -47,8 +47,8 @@ pub(crate) enum After {
 /// invalidation of a tag, is not handed out after it (rule 20). Which tags its value would have had is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Began {
-    pub(crate) generation: u64,
-    pub(crate) tag_changes: u64,
+    pub(crate) generation: Generation,
+    pub(crate) tag_changes: TagChanges,
 }
 
 impl Backoff {
@@ -174,8 +174,8 @@ mod tests {
     fn errors_of_so_many_keys_are_remembered() {
         let backoff = Backoff::new(Clock::manual());
         let began = Began {
-            generation: 1,
-            tag_changes: 1,
+            generation: Generation::FIRST,
+            tag_changes: TagChanges::FIRST,
         };
         for n in 0..2 * MOST_KEYS {
             let key = Key::from(&*n.to_string());

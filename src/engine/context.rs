@@ -58,14 +58,13 @@ impl Partitions<Arc<Context>> {
 
     /// How often L1 was flushed, in all partitions.
     pub(crate) fn flushes(&self) -> u64 {
-        // Generations count from one, and each flush begins another.
-        let flushes = self.iter().map(|ctx| ctx.l1.freshness.generation() - 1);
+        let flushes = (self.iter()).map(|ctx| ctx.l1.freshness.generation().flushes());
         flushes.sum()
     }
 
     /// How many entries L1 has.
     pub(crate) fn entries(&self) -> u64 {
-        self.iter().map(|ctx| ctx.l1.store.len()).sum()
+        self.iter().map(|ctx| ctx.l1.entries.len()).sum()
     }
 }
 
@@ -115,14 +114,14 @@ impl Context {
     pub(crate) fn drop_deferred(&self, target: &Target) {
         match target {
             Target::Key(key) => {
-                self.l1.forget(key);
+                self.l1.apply_unversioned(key);
                 self.backoff.forget(key);
             }
-            Target::Tag(tag) => self.l1.forget_tag(tag),
-            Target::All => self.l1.flush_and_end_proof(),
+            Target::Tag(tag) => self.l1.apply_unversioned_tag(tag),
+            Target::All => self.l1.flush_and_revoke_proof(),
         }
         // For the heartbeat that this causes: its answer has the deferred writes sent.
-        self.l1.freshness.request_proof();
+        self.l1.freshness.wake_for_proof();
     }
 
     /// Asks for the value or the lease of a key: the read in which the server compares epochs.

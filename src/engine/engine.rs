@@ -570,7 +570,7 @@ impl Engine {
         for (subscriber, ctx) in self.subscribers.iter().zip(self.contexts.iter()) {
             // Before the proof ends: a subscriber that is not cancelled yet could take another one.
             subscriber.stop.cancel();
-            ctx.l1.freshness.end();
+            ctx.l1.freshness.end_proof();
         }
     }
 

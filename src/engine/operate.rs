@@ -72,7 +72,7 @@ impl Engine {
     }
 
     pub(crate) fn size_advice(&self) -> Option<SizeAdvice> {
-        self.contexts.first().l1.store.size_advice()
+        self.contexts.first().l1.entries.size_advice()
     }
 
     pub(crate) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
@@ -259,9 +259,9 @@ impl Engine {
         // After the switch: operations that began before store nothing.
         for ctx in self.all().flat_map(|engine| engine.contexts.iter()) {
             if is_prefix {
-                ctx.l1.forget_prefix(key, ctx.now());
+                ctx.l1.apply_unversioned_prefix(key, ctx.now());
             } else {
-                ctx.l1.forget(key);
+                ctx.l1.apply_unversioned(key);
             }
         }
         Ok(())

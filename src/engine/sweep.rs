@@ -72,43 +72,43 @@ impl Sweeper {
 async fn keep_swept(of: Weak<L1>, clock: &Clock, counters: &Counters) -> Option<Infallible> {
     let mut swept = of.upgrade()?.freshness.generation();
     let mut swept_at = clock.now();
-    let entry_added = of.upgrade()?.store.entry_added();
+    let entry_added = of.upgrade()?.entries.entry_added();
     loop {
         // Not while moka knows of entries that are not there: it may have no room for others. And once for each entry
         // that comes, though it may be gone by now.
-        if of.upgrade()?.store.is_empty() {
+        if of.upgrade()?.entries.is_empty() {
             entry_added.notified().await;
             // Those of former generations are gone. The first subscription begins one, and mostly before an entry comes.
             swept = of.upgrade()?.freshness.generation();
         }
         sleep(SWEEP_INTERVAL).await;
         let l1 = of.upgrade()?;
-        l1.store.run_pending();
+        l1.entries.run_pending();
         let (now, generation) = (clock.now(), l1.freshness.generation());
-        if generation != swept || l1.store.is_of_other_capacity() {
+        if generation != swept || l1.entries.awaits_new_capacity() {
             sweep_all(&l1, now).await;
         } else if now >= swept_at.saturating_add(nanos(FULL_SWEEP_INTERVAL)) {
-            let has_drifted = l1.store.has_drifted();
+            let has_drifted = l1.entries.has_drifted();
             in_parts(l1.sweep(now), EMPTIED_AT_ONCE).await;
             // Twice, as entries that other threads store meanwhile look like a drift, once in a while.
-            if has_drifted && l1.store.has_drifted() {
+            if has_drifted && l1.entries.has_drifted() {
                 counters.l1_rebuilds.bump();
                 sweep_all(&l1, now).await;
             }
         } else {
             in_parts(l1.sweep_expired(now), LOOKED_AT_AT_ONCE).await;
-            in_parts(l1.store.tell_of_rest(), EMPTIED_AT_ONCE).await;
+            in_parts(l1.entries.admit_rest(), EMPTIED_AT_ONCE).await;
             continue;
         }
-        in_parts(l1.store.tell_of_rest(), EMPTIED_AT_ONCE).await;
+        in_parts(l1.entries.admit_rest(), EMPTIED_AT_ONCE).await;
         (swept, swept_at) = (generation, now);
     }
 }
 
 async fn sweep_all(l1: &L1, now: Tick) {
-    let (forgotten, steps) = l1.sweep_all(now);
+    let (former_moka, steps) = l1.sweep_all(now);
     in_parts(steps, EMPTIED_AT_ONCE).await;
-    spawn_blocking(|| drop(forgotten));
+    spawn_blocking(|| drop(former_moka));
 }
 
 async fn in_parts(mut sweep: impl Iterator<Item = ()>, at_once: usize) {

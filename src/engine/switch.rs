@@ -204,7 +204,7 @@ impl Switch {
         let was_off = self.set(OFF_EVERYWHERE, is_off) & OFF_EVERYWHERE != 0;
         if is_off && !was_off {
             // After the switch: operations that began before store nothing in L1.
-            freshness.next_generation();
+            freshness.flush_and_keep_proof();
         }
         was_off != is_off
     }

@@ -8,17 +8,45 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::NEVER;
+use super::numbers::{Generation, Issued, TagChanges};
+use super::partition_time::PartitionTime;
 use super::sync::{AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
 use crate::vocabulary::{PartitionClock, Version};
 
-/// The partition's time before it was first read.
-const UNKNOWN: u64 = u64::MAX;
+/// `live_until` and `proven_until` while there is no proof.
+const NO_PROOF: Tick = 0;
+/// `live_until` where no other instance shares the partition, which needs no proof.
+const UNSHARED: Tick = NEVER;
+/// The end of a proof that does not run out, which is not [`UNSHARED`].
+const ENDLESS_PROOF: Tick = UNSHARED - 1;
 
 /// The proof that every message so far has been applied, and the counters that change when it is lost.
 ///
-/// All reads are single atomic loads: they are on the path of every hit.
+/// All reads are single atomic loads: they are on the path of every hit. So the order in which the fields are written says
+/// what a reader may conclude from them:
+///
+/// | field | written by | order | under `revocations` |
+/// | --- | --- | --- | --- |
+/// | `live_until` | `prove` | last | yes |
+/// | | `flush_and_revoke_proof` | before `generation` | yes |
+/// | | `suspend_proof`, `end_proof` | before `proven_until` | no |
+/// | | `mark_unshared` | after `epoch` | no |
+/// | `proven_until` | `prove` | after `applied_ver` | yes |
+/// | | `end_proof` | last | no |
+/// | `generation` | `flush` | last | no |
+/// | | `flush_and_revoke_proof` | after `live_until` | yes |
+/// | | `flush_and_keep_proof` | alone | no |
+/// | `tag_changes` | `tags_changed` | after the floors of the tags | no |
+/// | `epoch` | `flush` | after `issued` and `applied_ver`, before `generation` | no |
+/// | | `mark_unshared` | before `live_until` | no |
+/// | `issued` | `raise_issued` | before the floors of the keys and tags | no |
+/// | | `flush` | first | no |
+/// | `applied_ver` | `prove` | after `partition_time` | yes |
+/// | | `flush` | after `issued` | no |
+/// | `partition_time` | `prove` | first | yes |
+/// | | `connected` | alone | no |
 #[derive(Debug, Default)]
 pub(crate) struct Freshness {
     clock: Clock,
@@ -26,7 +54,7 @@ pub(crate) struct Freshness {
     max_staleness: u64,
     /// Until when L1 may be served.
     live_until: AtomicU64,
-    /// Until when the last proof would have held: [`lapse`](Self::lapse) does not change it.
+    /// Until when the last proof would have held: [`suspend_proof`](Self::suspend_proof) does not change it.
     proven_until: AtomicU64,
     /// Counts flushes and revoked proofs: entries and operations of an earlier generation are not served, joined or
     /// stored.
@@ -40,12 +68,11 @@ pub(crate) struct Freshness {
     /// All changes up to this version, in this epoch, have been applied: the partition had issued no higher one when it was
     /// asked for the last proof.
     applied_ver: AtomicU64,
-    /// Nanoseconds from this instance's time to an upper bound of the partition's time.
-    partition_ahead: AtomicU64,
-    /// Counts the events that made a proof void. Under a lock, so that no proof that was asked for before outlives it.
+    partition_time: PartitionTime,
+    /// Counts the revocations of proofs. Under a lock, so that no proof that was asked for before a revocation outlives it.
     revocations: Mutex<u64>,
-    /// Notified when a caller waits for a proof.
-    proof_wanted: Notify,
+    /// Wakes the subscriber, so that it asks for a proof.
+    proof_wake: Notify,
     /// Notified of each proof.
     proven: watch::Sender<()>,
 }
@@ -58,9 +85,9 @@ pub(crate) struct Caller {
     pub(crate) is_proven: bool,
 }
 
-/// When the partition was asked for its clock, so that the answer can become a proof.
+/// What [`prove`](Freshness::prove) needs to know of the moment before the partition was asked for its clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ProofRequest {
+pub(crate) struct ProofStart {
     at: Tick,
     /// How many proofs were revoked by then.
     pub(super) revocations: u64,
@@ -71,9 +98,8 @@ impl Freshness {
         Self {
             clock,
             max_staleness: nanos(max_staleness),
-            generation: AtomicU64::new(1),
-            tag_changes: AtomicU64::new(1),
-            partition_ahead: AtomicU64::new(UNKNOWN),
+            generation: AtomicU64::new(Generation::FIRST.0),
+            tag_changes: AtomicU64::new(TagChanges::FIRST.0),
             ..Self::default()
         }
     }
@@ -97,16 +123,16 @@ impl Freshness {
     }
 
     /// Whether the last proof ran out less than `limit` before `now`, or still holds.
-    pub(super) fn was_live(&self, now: Tick, limit: Duration) -> bool {
+    pub(super) fn was_live_within(&self, now: Tick, limit: Duration) -> bool {
         let until = self.proven_until.load(Ordering::Acquire);
-        until != 0 && now < until.saturating_add(nanos(limit))
+        until != NO_PROOF && now < until.saturating_add(nanos(limit))
     }
 
     /// Waits until L1 may be served, and has the subscriber ask for the proof.
     pub(crate) async fn wait_until_live(&self) {
         let mut proven = self.proven.subscribe();
         while !self.is_live() {
-            self.proof_wanted.notify_one();
+            self.proof_wake.notify_one();
             // The sender lives as long as `self` does.
             let _ = proven.changed().await;
         }
@@ -118,8 +144,8 @@ impl Freshness {
     }
 
     /// To be called before the partition is asked how far it is: the proof then starts too early rather than too late.
-    pub(crate) fn begin_proof(&self) -> ProofRequest {
-        ProofRequest {
+    pub(crate) fn begin_proof(&self) -> ProofStart {
+        ProofStart {
             at: self.clock.now(),
             revocations: *lock(&self.revocations),
         }
@@ -127,28 +153,26 @@ impl Freshness {
 
     /// Takes a proof (rule 8): the partition's clock was read like this after it was asked, and all messages up to then
     /// have been applied. It holds for `max_staleness` from the question, unless it was revoked since.
-    pub(crate) fn prove(&self, partition: &PartitionClock, asked: ProofRequest) {
+    pub(crate) fn prove(&self, partition: &PartitionClock, start: ProofStart) {
         let until = if without(Rule::Heartbeat) {
-            NEVER - 1
+            ENDLESS_PROOF
         } else {
-            asked.at.saturating_add(self.max_staleness)
+            start.at.saturating_add(self.max_staleness)
         };
-        // Rule 8, one critical section with `flush_and_end_proof`.
+        // Rule 8, one critical section with `flush_and_revoke_proof`.
         let revocations = lock(&self.revocations);
         debug_assert!(
-            asked.revocations <= *revocations,
+            start.revocations <= *revocations,
             "revocations are only counted up"
         );
         debug_assert!(
-            !self.is_unshared() && until != NEVER,
-            "who is alone needs no proof"
+            !self.is_unshared() && until != UNSHARED,
+            "a partition that is not shared needs no proof"
         );
-        if *revocations != asked.revocations {
+        if *revocations != start.revocations {
             return;
         }
-        // The partition read its clock after that, so its time runs at most this far ahead.
-        let ahead = Self::ahead(partition, asked.at);
-        self.partition_ahead.store(ahead, Ordering::Release);
+        self.partition_time.learn(partition, start.at);
         self.applied_ver.store(partition.ver, Ordering::Release);
         // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
@@ -158,64 +182,62 @@ impl Freshness {
         self.proven.send_replace(());
     }
 
-    /// Ends the proof: L1 keeps what it holds, and serves nothing until there is another.
-    pub(crate) fn lapse(&self) {
+    /// Suspends the proof: L1 keeps what it holds, and serves nothing until there is another proof.
+    pub(crate) fn suspend_proof(&self) {
         // Not the generation: the entries are as good as before once there is another proof.
-        self.live_until.store(0, Ordering::Release);
+        self.live_until.store(NO_PROOF, Ordering::Release);
     }
 
     /// Ends the proof for good: L1 does not serve entries unproven, either.
-    pub(crate) fn end(&self) {
-        self.lapse();
-        self.proven_until.store(0, Ordering::Release);
+    pub(crate) fn end_proof(&self) {
+        self.suspend_proof();
+        self.proven_until.store(NO_PROOF, Ordering::Release);
     }
 
-    /// Makes all that this instance holds or is fetching invisible, and the proof void with those that were asked for
+    /// Makes all that this instance holds or is fetching invisible, and revokes the proof and those that were asked for
     /// before; and has the subscriber ask for another. A partition that no other instance shares needs none.
-    pub(crate) fn flush_and_end_proof(&self) {
-        // Rule 8, one critical section with `prove`.
+    pub(crate) fn flush_and_revoke_proof(&self) {
+        // Rule 8 (heartbeat), one critical section with `prove`.
         let mut revocations = lock(&self.revocations);
         *revocations += 1;
         if !self.is_unshared() {
-            self.lapse();
+            self.suspend_proof();
         }
         // The epoch is the subscriber's to change.
         self.generation.fetch_add(1, Ordering::AcqRel);
         drop(revocations);
-        self.request_proof();
+        self.wake_for_proof();
     }
 
     /// Takes note of the clock that a new connection found. If its epoch is not the known one, only the subscriber can
-    /// find out which of the two is the newer (rule 13).
+    /// find out which of the two is the newer (rule 13, new incarnation, new epoch).
     pub(crate) fn connected(&self, partition: &PartitionClock) {
-        let ahead = Self::ahead(partition, self.clock.now());
         // The first connection only: a proof knows better, as it was asked for at a known time.
-        let known = &self.partition_ahead;
-        let _ = known.compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
+        (self.partition_time).learn_first(partition, self.clock.now());
         if self.epoch() != partition.epoch {
-            self.flush_and_end_proof();
+            self.flush_and_revoke_proof();
         }
     }
 
-    /// Has the subscriber ask for a proof now.
-    pub(crate) fn request_proof(&self) {
-        self.proof_wanted.notify_one();
+    /// Wakes the subscriber, which asks the partition for a proof now.
+    pub(crate) fn wake_for_proof(&self) {
+        self.proof_wake.notify_one();
     }
 
-    /// Waits until a proof is wanted. A request that came while no task waited is not lost.
-    pub(crate) async fn proof_requested(&self) {
-        self.proof_wanted.notified().await;
+    /// Waits until the subscriber is [woken](Self::wake_for_proof). A call that came while no task waited is not lost.
+    pub(crate) async fn woken_for_proof(&self) {
+        self.proof_wake.notified().await;
     }
 
     /// Takes note that no other instance shares the partition: no message can be missed.
     pub(crate) fn mark_unshared(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Release);
-        self.live_until.store(NEVER, Ordering::Release);
+        self.live_until.store(UNSHARED, Ordering::Release);
     }
 
     /// Whether no other instance shares the partition.
     pub(crate) fn is_unshared(&self) -> bool {
-        self.live_until.load(Ordering::Acquire) == NEVER
+        self.live_until.load(Ordering::Acquire) == UNSHARED
     }
 
     /// The partition's epoch, as the subscriber last found it; zero when unknown.
@@ -231,17 +253,17 @@ impl Freshness {
         }
     }
 
-    /// Counts flushes and revoked proofs, from one.
+    /// The present generation: the next flush begins another.
     #[inline]
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    pub(crate) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
     }
 
     /// Counts invalidations of tags that were applied: an entry with tags is looked at again after each, and no
     /// flight that began before is joined.
     #[inline]
-    pub(crate) fn tag_changes(&self) -> u64 {
-        self.tag_changes.load(Ordering::Acquire)
+    pub(crate) fn tag_changes(&self) -> TagChanges {
+        TagChanges(self.tag_changes.load(Ordering::Acquire))
     }
 
     /// An invalidation of tags has been applied.
@@ -249,7 +271,7 @@ impl Freshness {
         self.tag_changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9).
+    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9, lost messages).
     pub(super) fn flush(&self, epoch: u64) {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
@@ -260,13 +282,13 @@ impl Freshness {
 
     /// Makes all that this instance holds or is fetching invisible. Values that are stored later may be served: the
     /// proof stands.
-    pub(crate) fn next_generation(&self) {
+    pub(crate) fn flush_and_keep_proof(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The highest version that the partition is known to have issued in this epoch.
-    pub(super) fn issued(&self) -> u64 {
-        self.issued.load(Ordering::Acquire)
+    pub(super) fn issued(&self) -> Issued {
+        Issued(self.issued.load(Ordering::Acquire))
     }
 
     /// Whether a write of this partition that a token names has been applied here, with all changes before it (rule 22). To
@@ -285,21 +307,14 @@ impl Freshness {
     /// epoch: then more versions pass than the partition has issued, as if the highest were not known.
     pub(super) fn raise_issued(&self, ver: u64) {
         // Most messages bring no higher version. To load is cheaper than to write a line that all threads share.
-        if self.issued() < ver {
+        if !self.issued().includes(ver) {
             self.issued.fetch_max(ver, Ordering::AcqRel);
         }
     }
 
     /// The latest that the partition's time, in milliseconds, can be at `now`; `None` before it was first read.
     pub(crate) fn partition_time(&self, now: Tick) -> Option<u64> {
-        let ahead = self.partition_ahead.load(Ordering::Acquire);
-        (ahead != UNKNOWN).then(|| now.wrapping_add(ahead) / 1_000_000)
-    }
-
-    fn ahead(partition: &PartitionClock, at: Tick) -> u64 {
-        // The partition counts whole milliseconds: it may be almost one further.
-        let latest = partition.now.saturating_add(1);
-        latest.saturating_mul(1_000_000).wrapping_sub(at)
+        self.partition_time.latest_at(now)
     }
 }
 

@@ -11,7 +11,8 @@ use hashbrown::HashTable;
 use super::Record;
 use super::freshness::{Caller, Freshness};
 use super::hasher::{Hasher, hasher};
-use super::key_state::{GenerationVersion, Joinable, KeyState, LeaseWaiter};
+use super::key_state::{GenerationVersion, Joinable, KeyState, LeaseWaiter, OpKind};
+use super::numbers::{Generation, OpNumber};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Guard, Mutex, SHARDS, lock};
 use crate::ablation::{Rule, without};
@@ -52,12 +53,10 @@ pub(crate) struct Op {
     pub(crate) key: Key,
     /// The hash of the key in the table of operations.
     hash: u64,
-    /// Operations that may be on one key are numbered in the order in which they began.
-    id: u64,
-    /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
-    is_load: bool,
+    number: OpNumber,
+    kind: OpKind,
     /// The generation and the epoch that L1 knew when this began.
-    generation: u64,
+    generation: Generation,
     pub(super) epoch: u64,
 }
 
@@ -79,7 +78,7 @@ pub(crate) struct InFlight {
 /// takes 3 % more instructions, and an insert 5 % more.
 struct Shard {
     /// The number of the next operation.
-    next: u64,
+    next_op: OpNumber,
     /// Of the keys with operations under way.
     states: HashTable<KeyState>,
 }
@@ -98,7 +97,7 @@ impl InFlight {
     pub(super) fn new(freshness: &Arc<Freshness>) -> Self {
         let shard = |_| {
             Mutex::new(Shard {
-                next: 0,
+                next_op: OpNumber::FIRST,
                 states: HashTable::new(),
             })
         };
@@ -110,16 +109,16 @@ impl InFlight {
         }
     }
 
-    /// Registers an operation on a key, before it sends anything (rule 3).
+    /// Registers an operation on a key, before it sends anything (rule 3, floors).
     pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Op {
         let hash = self.hash(key);
-        let (op, _) = self.register(&mut self.lock(hash), hash, key, false);
+        let (op, _) = self.register(&mut self.lock(hash), hash, key, OpKind::Other);
         op
     }
 
     /// The number of the next operation on a key: operations with a lower one began before.
-    pub(crate) fn next_op_number(&self, key: &str) -> u64 {
-        self.lock(self.hash(key)).next
+    pub(crate) fn next_op_number(&self, key: &str) -> OpNumber {
+        self.lock(self.hash(key)).next_op
     }
 
     /// Joins the read that is under way for a key, or begins one, which may rely on the proof if the caller has one.
@@ -128,12 +127,12 @@ impl InFlight {
         let mut shard = self.lock(hash);
         // Most keys are read by one caller at a time: it needs no task and no channel.
         let Some(state) = shard.get(hash, key) else {
-            let (op, _) = self.register(&mut shard, hash, key, false);
+            let (op, _) = self.register(&mut shard, hash, key, OpKind::Other);
             return JoinRead::Alone(op);
         };
         JoinRead::Shared(match self.joinable(state.read.as_ref(), caller, false) {
             Some(result) => Join::joined(result),
-            None => self.start(shard, (hash, key), caller, false, |it| &mut it.read),
+            None => self.start(shard, (hash, key), caller, OpKind::Other, |it| &mut it.read),
         })
     }
 
@@ -147,21 +146,21 @@ impl InFlight {
         self: &Arc<Self>,
         key: &Key,
         caller: Caller,
-        since: u64,
+        since: OpNumber,
         accepts_early: bool,
     ) -> (JoinLoad, bool) {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
         // Rule 22: a load with a lower number may have read the source before the write of the token.
-        let in_time = load.filter(|load| load.id >= since);
+        let in_time = load.filter(|load| load.op >= since);
         if let Some(result) = self.joinable(in_time, caller, false) {
             return (Join::joined(result), false);
         }
         if accepts_early && let Some(result) = self.joinable(load, caller, true) {
             return (Join::joined(result), true);
         }
-        let begun = self.start(shard, (hash, key), caller, true, |it| &mut it.load);
+        let begun = self.start(shard, (hash, key), caller, OpKind::Load, |it| &mut it.load);
         (begun, false)
     }
 
@@ -175,7 +174,9 @@ impl InFlight {
         if flight.is_some() {
             return self.joinable(flight, caller, false).map(Join::joined);
         }
-        Some(self.start(shard, (hash, key), caller, true, |it| &mut it.refresh))
+        Some(self.start(shard, (hash, key), caller, OpKind::Load, |it| {
+            &mut it.refresh
+        }))
     }
 
     /// Whether a load or refresh of the key is under way that callers can join.
@@ -191,7 +192,7 @@ impl InFlight {
     pub(crate) fn is_attached(&self, op: &Op) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
-        state.is_some_and(|state| state.is_attached(op.id)) && self.is_current(op)
+        state.is_some_and(|state| state.is_attached(op.number)) && self.is_current(op)
     }
 
     /// The result of a read or load in flight, if a caller may join it: it began after the last flush and the last
@@ -226,7 +227,7 @@ impl InFlight {
     pub(crate) fn rely_on_proof(&self, op: &Op) {
         let mut shard = self.lock(op.hash);
         if let Some(state) = shard.get_mut(op.hash, &op.key) {
-            state.rely_on_proof(op.id);
+            state.rely_on_proof(op.number);
         }
     }
 
@@ -236,19 +237,19 @@ impl InFlight {
         mut shard: Guard<'_, Shard>,
         (hash, key): (u64, &Key),
         caller: Caller,
-        is_load: bool,
+        kind: OpKind,
         flight: impl FnOnce(&mut KeyState) -> &mut Option<Joinable<T>>,
     ) -> Join<T> {
-        let (op, state) = self.register(&mut shard, hash, key, is_load);
+        let (op, state) = self.register(&mut shard, hash, key, kind);
         let tag_changes = self.freshness.tag_changes();
         let (sender, result) = shared_result();
         // A flight that callers may not join any more is replaced. Those that wait for it keep its result.
         let former = flight(state).replace(Joinable {
-            id: op.id,
+            op: op.number,
             generation: op.generation,
             tag_changes,
             began: caller.now,
-            relies_on_proof: caller.is_proven && !is_load,
+            relies_on_proof: caller.is_proven && kind != OpKind::Load,
             result: result.clone(),
         });
         drop(shard);
@@ -257,18 +258,18 @@ impl InFlight {
         Join { result, begun }
     }
 
-    /// Registers an operation, before it sends anything (rule 3).
+    /// Registers an operation, before it sends anything (rule 3, floors).
     fn register<'s>(
         self: &Arc<Self>,
         shard: &'s mut Shard,
         hash: u64,
         key: &Key,
-        is_load: bool,
+        kind: OpKind,
     ) -> (Op, &'s mut KeyState) {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.freshness.generation(), self.freshness.epoch());
-        let id = shard.next;
-        shard.next += 1;
+        let number = shard.next_op;
+        shard.next_op = number.next();
         let is_it = |state: &KeyState| state.key == *key;
         let entry = (shard.states).entry(hash, is_it, |state| self.hash(&state.key));
         let state = entry.or_insert_with(|| KeyState::new(key)).into_mut();
@@ -277,8 +278,8 @@ impl InFlight {
             in_flight: Arc::clone(self),
             key: key.clone(),
             hash,
-            id,
-            is_load,
+            number,
+            kind,
             generation,
             epoch,
         };
@@ -293,7 +294,7 @@ impl InFlight {
             debug_assert!(false, "a key has a state while an operation is under way");
             return;
         };
-        let (is_last, ended) = entry.get_mut().end(op.id);
+        let (is_last, ended) = entry.get_mut().end(op.number);
         if is_last {
             // A flight goes with its own operation, so none is left for callers to join.
             entry.remove();
@@ -304,27 +305,27 @@ impl InFlight {
 
     /// Applies a change of a key, see [`KeyState::change`], and detaches its flights.
     pub(super) fn change(&self, key: &str, change: Option<GenerationVersion>) {
-        self.detach(key, |state, next| {
-            state.change(change, self.freshness.issued(), next);
+        self.detach(key, |state, next_op| {
+            state.change(change, self.freshness.issued(), next_op);
         });
     }
 
-    /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
-    pub(super) fn hand_out_unstored(&self, op: &Op, of: GenerationVersion) {
-        self.detach(&op.key, |state, next| {
-            state.hand_out_unstored(op.id, of, self.freshness.issued(), next);
+    /// A value that was not stored is handed out, see [`KeyState::raise_floor_for_unstored`]. Detaches the flights of its key.
+    pub(super) fn raise_floor_for_unstored(&self, op: &Op, of: GenerationVersion) {
+        self.detach(&op.key, |state, next_op| {
+            state.raise_floor_for_unstored(op.number, of, self.freshness.issued(), next_op);
         });
     }
 
     /// Rules 3 and 4 in one critical section. `change` is given the number of the next operation.
-    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState, u64)) {
+    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState, OpNumber)) {
         let hash = self.hash(key);
         let mut shard = self.lock(hash);
-        let next = shard.next;
+        let next_op = shard.next_op;
         let Some(state) = shard.get_mut(hash, key) else {
             return;
         };
-        change(state, next);
+        change(state, next_op);
         if without(Rule::Detach) {
             return;
         }
@@ -358,7 +359,7 @@ impl InFlight {
         state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
-    /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).
+    /// Makes a stored value visible, if it still may be; then nothing older may (rule 3, floors).
     pub(super) fn reveal(&self, op: &Op, fresh: &Record) -> bool {
         let mut shard = self.lock(op.hash);
         let state = shard.get_mut(op.hash, &op.key);
@@ -367,7 +368,7 @@ impl InFlight {
         };
         // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
         // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
-        let older = state.hand_out(op.id, fresh.version.ver);
+        let older = state.raise_floor_for_stored(op.number, fresh.version.ver);
         fresh.reveal(op.generation);
         drop(shard);
         drop(older);
@@ -377,7 +378,7 @@ impl InFlight {
     fn allows(&self, state: &KeyState, op: &Op, fresh: &Record) -> bool {
         let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
         let (ver, issued) = (fresh.version.ver, self.freshness.issued());
-        state.may_store(op.id, op.is_load, ver, issued)
+        state.may_store(op.number, op.kind, ver, issued)
             && is_of_epoch
             && self.is_current(op)
             && fresh.has_tags_of(op.generation)

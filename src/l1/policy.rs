@@ -1,5 +1,5 @@
 //! moka, which decides which entries stay, and whether a new one does, by its default policy. It knows an entry by the
-//! hash of its key and by its weight, and is told of some of the hits. Knows nothing of the values.
+//! hash of its key and by its weight, and learns of some of the hits. Knows nothing of the values.
 //!
 //! moka is made once there is a choice to be made soon: most of the cost of an insert is moka's.
 
@@ -22,10 +22,10 @@ pub(super) struct Policy {
 
 struct Moka {
     hashes: Cache<u64, u32, IdentityHasher>,
-    /// The first bucket of entries that it was not told of after it was made.
-    next_untold: Mutex<u64>,
+    /// The first bucket whose entries were not admitted after it was made.
+    next_unadmitted_bucket: Mutex<u64>,
     /// Whether there is no such bucket.
-    is_told_of_all: AtomicBool,
+    knows_all: AtomicBool,
 }
 
 impl Policy {
@@ -47,13 +47,13 @@ impl Policy {
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// Counts from when the keys are [forgotten](Self::forget_all): the capacity of a moka cannot be changed.
+    /// Counts once moka was [taken away](Self::take_moka): the capacity of a moka cannot be changed.
     pub(super) fn set_capacity(&self, capacity: u64) {
         self.capacity.store(capacity, Ordering::Relaxed);
     }
 
     /// Whether moka was made with another capacity.
-    pub(super) fn is_of_other_capacity(&self) -> bool {
+    pub(super) fn awaits_new_capacity(&self) -> bool {
         let moka = self.moka.load();
         let made_with = moka
             .as_ref()
@@ -75,7 +75,7 @@ impl Policy {
         let mut hashes = Cache::builder()
             .max_capacity(self.capacity())
             .eviction_listener(move |hash, _, cause| {
-                // What the store removes it has removed itself, and another entry may have come since.
+                // What L1 removes is gone from the table, and another entry may have come since.
                 if cause.was_evicted() {
                     evict(*hash);
                 }
@@ -86,39 +86,39 @@ impl Policy {
         }
         let made = Arc::new(Moka {
             hashes: hashes.build_with_hasher(IdentityHasher::default()),
-            next_untold: Mutex::default(),
-            is_told_of_all: AtomicBool::new(false),
+            next_unadmitted_bucket: Mutex::default(),
+            knows_all: AtomicBool::new(false),
         });
         // Another thread may have come first.
         let present = (self.moka).compare_and_swap(&None::<Arc<Moka>>, Some(Arc::clone(&made)));
         present.as_ref().map_or(made, Arc::clone)
     }
 
-    /// Has moka take in the keys of the next bucket of which it was not told, as `keys` finds them: `None` if there is no
-    /// such bucket. Makes moka, if need be. Returns what they weigh; `None` if moka knows all.
-    pub(super) fn tell_next(
+    /// Admits the keys of the next bucket that was not admitted, as `keys` finds them: `None` if there is no such bucket.
+    /// Makes moka, if need be. Returns what they weigh; `None` if moka knows all.
+    pub(super) fn admit_next_bucket(
         &self,
         keys: impl FnOnce(u64) -> Option<Vec<(u64, u32)>>,
     ) -> Option<u64> {
         let moka = self.made();
         // Relaxed: whoever does not see it yet sees it under the lock.
-        if moka.is_told_of_all.load(Ordering::Relaxed) {
+        if moka.knows_all.load(Ordering::Relaxed) {
             return None;
         }
         let keys = {
             // The keys are found under the lock: entries of a bucket that is under way here could move to another one that
             // comes after the last.
-            let mut next_untold = lock(&moka.next_untold);
-            let keys = keys(*next_untold);
+            let mut next_unadmitted_bucket = lock(&moka.next_unadmitted_bucket);
+            let keys = keys(*next_unadmitted_bucket);
             match keys {
-                Some(_) => *next_untold += 1,
-                None => moka.is_told_of_all.store(true, Ordering::Relaxed),
+                Some(_) => *next_unadmitted_bucket += 1,
+                None => moka.knows_all.store(true, Ordering::Relaxed),
             }
             keys?
         };
         let mut weight = 0;
         for (hash, of_one) in keys {
-            // An insert may have told moka of the key meanwhile: then moka would count its weight twice.
+            // An insert may have admitted the key meanwhile: then moka would count its weight twice.
             if !moka.hashes.contains_key(&hash) {
                 moka.hashes.insert(hash, of_one);
                 weight += u64::from(of_one);
@@ -130,8 +130,8 @@ impl Policy {
     /// Whether moka is made and knows all entries, but for those that are just being stored.
     pub(super) fn knows_all(&self) -> bool {
         let moka = self.moka.load();
-        let is_told = |moka: &Arc<Moka>| moka.is_told_of_all.load(Ordering::Relaxed);
-        moka.as_ref().is_some_and(is_told)
+        let knows_all = |moka: &Arc<Moka>| moka.knows_all.load(Ordering::Relaxed);
+        moka.as_ref().is_some_and(knows_all)
     }
 
     /// Whether moka counts look-ups yet: it does from half of its capacity on. By moka's own sum of the weights, whether or
@@ -140,24 +140,24 @@ impl Policy {
         self.weight() >= self.capacity() / 2
     }
 
-    /// Takes note of a look-up of a key.
-    pub(super) fn record(&self, hash: u64) {
+    /// Takes note of a look-up of a key, by which moka judges how often it is used.
+    pub(super) fn note_access(&self, hash: u64) {
         if let Some(moka) = &*self.moka.load() {
             moka.hashes.get(&hash);
         }
     }
 
-    /// Takes a key in, or takes note of another weight. Makes moka, if need be. Returns whether moka knows all entries, but
+    /// Admits a key, or takes note of another weight. Makes moka, if need be. Returns whether moka knows all entries, but
     /// for those that are just being stored.
-    pub(super) fn tell(&self, hash: u64, weight: u32) -> bool {
+    pub(super) fn admit(&self, hash: u64, weight: u32) -> bool {
         let moka = self.moka.load();
         let Some(moka) = &*moka else {
             self.make().hashes.insert(hash, weight);
             return false;
         };
         moka.hashes.insert(hash, weight);
-        // Relaxed: whoever does not see it yet sees it when it tells moka of others.
-        moka.is_told_of_all.load(Ordering::Relaxed)
+        // Relaxed: whoever does not see it yet sees it when it admits others.
+        moka.knows_all.load(Ordering::Relaxed)
     }
 
     /// Returns whether moka is made.
@@ -169,8 +169,9 @@ impl Policy {
         moka.is_some()
     }
 
-    /// Forgets all keys. Returns what it knew of them, which takes seconds to be dropped if they are millions.
-    pub(super) fn forget_all(&self) -> impl Send + use<> {
+    /// Takes moka away, which knows no key then. Returns the former moka, which takes seconds to be dropped if it has
+    /// millions of keys.
+    pub(super) fn take_moka(&self) -> impl Send + use<> {
         self.moka.swap(None)
     }
 

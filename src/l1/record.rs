@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::era::ReportedEras;
+use super::numbers::{Generation, TagChanges};
+use super::reported_eras::ReportedEras;
 use super::sync::AtomicU64;
 use super::tags::Tags;
+use super::visible_in::VisibleIn;
 use crate::clock::{Tick, nanos};
 use crate::key::Key;
 use crate::vocabulary::{AnyValue, Version};
@@ -14,23 +16,20 @@ use crate::vocabulary::{AnyValue, Version};
 /// A moment that does not come.
 pub(crate) const NEVER: Tick = Tick::MAX;
 
-/// The generation of an entry that is not visible; the first real one is 1.
-const HIDDEN: u64 = 0;
-/// Is added to the generation of an entry with tags, so that the others need no look at theirs.
-const TAGGED: u64 = 1 << 63;
+/// `expires_at` of a value that L1 must not hold: it is over before any moment.
+const NOT_FOR_L1: Tick = 0;
 
 /// A value, its key, its version, and its times by this process's clock.
 // The fields that a hit reads come first: with the reference count they take a cache line.
 #[repr(C)]
 pub(crate) struct Record {
-    /// The generation that may see it, or `HIDDEN`.
-    generation: AtomicU64,
-    /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. Zero if L1 must not hold it.
+    visible_in: VisibleIn,
+    /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. [`NOT_FOR_L1`] if L1 must not hold it.
     pub(crate) expires_at: Tick,
     /// From then on a hit takes the slow path: because it is stale or may be refreshed ahead, or because its lifetime is to
     /// be extended.
     pub(crate) slow_path_at: Tick,
-    /// Which hit moka and the advice were told of last.
+    /// Which hit was reported last to moka and to the size advisor.
     pub(super) reported: ReportedEras,
     /// As moka knows it.
     weight: AtomicU32,
@@ -40,7 +39,7 @@ pub(crate) struct Record {
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
     pub(crate) l2_expires_at: Tick,
     /// `None` if its lifetime cannot be extended and it has no tags.
-    more: Option<Box<More>>,
+    rare: Option<Box<RareParts>>,
     /// When it was written.
     pub(crate) born_at: Tick,
     /// [`Version::ABSENT`] if L2 does not hold the value. L1 compares the epoch before it stores the value, and not
@@ -48,12 +47,13 @@ pub(crate) struct Record {
     pub(crate) version: Version,
 }
 
-/// A record, as L1 and all callers hold it.
+/// A record, as L1 and all callers hold it. L1 calls the records that it holds entries; the public `Entry` is a record and
+/// the place where a call has found it.
 pub(crate) type SharedRecord = Arc<Record>;
 
 /// The other parts of an entry whose lifetime can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
-struct More {
+struct RareParts {
     soft_at: Tick,
     ends_at: Option<Tick>,
     /// Until when no read asks for an extension again.
@@ -102,19 +102,19 @@ impl Record {
         let is_plain =
             head.slow_path_at == head.soft_at && head.ends_at.is_none() && tags.is_empty();
         Self {
-            generation: AtomicU64::new(HIDDEN),
+            visible_in: VisibleIn::none(),
             reported: ReportedEras::default(),
             weight: AtomicU32::new(0),
             expires_at: head.expires_at,
             l2_expires_at: head.l2_expires_at,
             slow_path_at: head.slow_path_at,
-            more: (!is_plain).then(|| {
-                Box::new(More {
+            rare: (!is_plain).then(|| {
+                Box::new(RareParts {
                     soft_at: head.soft_at,
                     ends_at: head.ends_at,
                     extended_until: AtomicU64::new(0),
                     tags,
-                    checked: AtomicU64::new(0),
+                    checked: AtomicU64::new(TagChanges::NONE.0),
                 })
             }),
             key,
@@ -144,23 +144,23 @@ impl Record {
     /// From when on it is stale, though it may be served.
     #[inline]
     pub(crate) fn soft_at(&self) -> Tick {
-        (self.more.as_ref()).map_or(self.slow_path_at, |more| more.soft_at)
+        (self.rare.as_ref()).map_or(self.slow_path_at, |rare| rare.soft_at)
     }
 
     /// Until when its lifetime can be extended, if it can.
     pub(crate) fn ends_at(&self) -> Option<Tick> {
-        self.more.as_ref()?.ends_at
+        self.rare.as_ref()?.ends_at
     }
 
     /// Whether this read extends the lifetime. Returns true for only one read until `next`.
     pub(crate) fn begin_extension(&self, now: Tick, next: Tick) -> bool {
-        let Some(more) = &self.more else {
+        let Some(rare) = &self.rare else {
             return false;
         };
         // Relaxed: nothing else is read or written by it.
-        let until = more.extended_until.load(Ordering::Relaxed);
+        let until = rare.extended_until.load(Ordering::Relaxed);
         let begin = || {
-            (more.extended_until).compare_exchange(
+            (rare.extended_until).compare_exchange(
                 until,
                 next,
                 Ordering::Relaxed,
@@ -171,22 +171,22 @@ impl Record {
     }
 
     pub(crate) fn has_tags(&self) -> bool {
-        (self.more.as_ref()).is_some_and(|more| !more.tags.is_empty())
+        (self.rare.as_ref()).is_some_and(|rare| !rare.tags.is_empty())
     }
 
-    /// Whether its tags, if it has any, were registered in this generation, and so are told of every invalidation in
-    /// it.
-    pub(super) fn has_tags_of(&self, generation: u64) -> bool {
-        (self.more.as_ref()).is_none_or(|more| more.tags.are_of(generation))
+    /// Whether its tags, if it has any, were registered in this generation, and so every invalidation in the generation
+    /// reaches them.
+    pub(super) fn has_tags_of(&self, generation: Generation) -> bool {
+        (self.rare.as_ref()).is_none_or(|rare| rare.tags.are_of(generation))
     }
 
     pub(crate) fn tag_names(&self) -> impl Iterator<Item = &str> {
-        let tags = self.more.iter().flat_map(|more| more.tags.iter());
+        let tags = self.rare.iter().flat_map(|rare| rare.tags.iter());
         tags.map(|tag| &*tag.name)
     }
 
     pub(crate) fn tags(&self) -> Tags {
-        (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
+        (self.rare.as_ref()).map_or_else(Tags::default, |rare| rare.tags.clone())
     }
 
     /// Whether L2 holds it, or held it: otherwise its version compares with no other.
@@ -210,55 +210,53 @@ impl Record {
 
     /// Whether L1 may hold it at all.
     pub(super) fn is_for_l1(&self) -> bool {
-        self.expires_at != 0
+        self.expires_at != NOT_FOR_L1
     }
 
     /// Whether it is visible in a generation; `changes` counts the invalidations of tags that have been applied.
     #[inline]
-    pub(super) fn is_visible_in(&self, generation: u64, changes: impl FnOnce() -> u64) -> bool {
-        // Acquire, with the Release of `reveal`: whoever sees the generation sees the floors that were raised before
-        // it.
-        let visible_in = self.generation.load(Ordering::Acquire);
-        visible_in == generation
-            || visible_in == generation | TAGGED && self.has_valid_tags(changes())
+    pub(super) fn is_visible_in(
+        &self,
+        generation: Generation,
+        changes: impl FnOnce() -> TagChanges,
+    ) -> bool {
+        let has_valid_tags = || self.has_valid_tags(changes());
+        self.visible_in.matches(generation, has_valid_tags)
     }
 
     /// Whether it was visible, and is not in this generation, or as one of its tags was invalidated.
     pub(super) fn was_visible_before(
         &self,
-        generation: u64,
-        changes: impl FnOnce() -> u64,
+        generation: Generation,
+        changes: impl FnOnce() -> TagChanges,
     ) -> bool {
         // A hidden one waits for its insert to end.
-        self.generation.load(Ordering::Acquire) & !TAGGED != HIDDEN
-            && !self.is_visible_in(generation, changes)
+        self.visible_in.get() != Generation::NONE && !self.is_visible_in(generation, changes)
     }
 
-    fn has_valid_tags(&self, changes: u64) -> bool {
-        let Some(more) = &self.more else {
+    fn has_valid_tags(&self, changes: TagChanges) -> bool {
+        let Some(rare) = &self.rare else {
             return true;
         };
         // Relaxed: it is a hint of this very check. A stale one costs another look at the tags.
-        if more.checked.load(Ordering::Relaxed) == changes {
+        if rare.checked.load(Ordering::Relaxed) == changes.0 {
             return true;
         }
         // A tag that is invalidated after this was counted is looked at again.
-        let is_valid = more.tags.allow(self.version.ver);
+        let is_valid = rare.tags.allow(self.version.ver);
         if is_valid {
-            more.checked.store(changes, Ordering::Relaxed);
+            rare.checked.store(changes.0, Ordering::Relaxed);
         }
         is_valid
     }
 
-    pub(super) fn reveal(&self, generation: u64) {
-        let tagged = if self.has_tags() { TAGGED } else { 0 };
-        // One store decides whether all readers see the record.
-        (self.generation).store(generation | tagged, Ordering::Release);
+    pub(super) fn reveal(&self, generation: Generation) {
+        self.visible_in.set(generation, self.has_tags());
     }
 
     /// Makes it visible to those that may see another one, with the same tags.
     pub(super) fn reveal_as(&self, other: &Self) {
-        self.reveal(other.generation.load(Ordering::Acquire));
+        self.reveal(other.visible_in.get());
     }
 
     pub(super) fn weight(&self) -> u32 {
@@ -270,6 +268,6 @@ impl Record {
     }
 
     pub(super) fn hide(&self) {
-        self.reveal(HIDDEN);
+        self.reveal(Generation::NONE);
     }
 }

@@ -46,4 +46,4 @@ impl<T> Deref for CachePadded<T> {
 pub(super) const SHARDS: usize = if cfg!(larder_interleavings) { 1 } else { 64 };
 
 /// How many entries a bucket of the table has on average, at most. The tests of interleavings let it grow early.
-pub(super) const MOST_ON_AVERAGE: u64 = if cfg!(larder_interleavings) { 1 } else { 3 };
+pub(super) const MAX_MEAN_ENTRIES_PER_BUCKET: u64 = if cfg!(larder_interleavings) { 1 } else { 3 };

@@ -2,8 +2,8 @@
 //! nothing that other threads read but the reference count of its entry. Knows nothing of moka, and of which entry may
 //! be served: its caller says with a condition which entry may be seen or removed.
 //!
-//! An entry lies in the bucket that its hash names. A bucket is a cache line: a byte of the hash for each cell, so that
-//! a look-up reads no entry of another key, then the cells, then a further bucket if there are more entries. The table
+//! An entry lies in the bucket that its hash names. A bucket is a cache line: a byte of the hash for each slot, so that
+//! a look-up reads no entry of another key, then the slots, then a further bucket if there are more entries. The table
 //! grows by a bucket at a time (linear hashing: W. Litwin, VLDB 1980), which moves the entries of one bucket: an insert
 //! never waits until all are moved.
 
@@ -17,11 +17,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[cfg(not(larder_interleavings))]
-use super::cell::Cell;
+use super::arc_slot::ArcSlot;
 use super::hasher::{Hasher, hasher};
 #[cfg(larder_interleavings)]
-use super::interleavings::Cell;
-use super::sync::{AtomicU64, CachePadded, Guard, MOST_ON_AVERAGE, Mutex, SHARDS, lock};
+use super::interleavings::ArcSlot;
+use super::sync::{
+    AtomicU64, CachePadded, Guard, MAX_MEAN_ENTRIES_PER_BUCKET, Mutex, SHARDS, lock,
+};
 use super::{NEVER, Record, SharedRecord};
 use crate::clock::Tick;
 
@@ -53,9 +55,9 @@ struct Totals {
 /// Enough for more entries than memory has room for.
 const SEGMENTS: usize = 32;
 /// The buckets of the first segment.
-const FIRST: u64 = SHARDS as u64;
+const FIRST_SEGMENT_BUCKETS: u64 = SHARDS as u64;
 /// How many buckets there can be.
-const MOST_BUCKETS: u64 = FIRST << (SEGMENTS - 1);
+const MAX_BUCKETS: u64 = FIRST_SEGMENT_BUCKETS << (SEGMENTS - 1);
 
 struct Segment {
     buckets: Box<[Bucket]>,
@@ -65,23 +67,23 @@ struct Segment {
 }
 
 /// How many entries a bucket has room for: as many as fill a cache line, with their fingerprints and the further bucket.
-const WIDTH: usize = 6;
+const SLOTS_PER_BUCKET: usize = 6;
 
 #[cfg_attr(not(larder_interleavings), repr(align(64)))]
 struct Bucket {
-    /// A byte for each cell: the [fingerprint](fingerprint) of its entry, or zero if it is empty. Above these, [`CHAINED`].
+    /// A byte for each slot: the [fingerprint](fingerprint) of its entry, or zero if it is empty. Above these, [`CHAINED`].
     fingerprints: AtomicU64,
-    cells: [Cell<Record>; WIDTH],
+    slots: [ArcSlot<Record>; SLOTS_PER_BUCKET],
     /// More entries, if it is [`CHAINED`].
-    next: Cell<Self>,
+    next: ArcSlot<Self>,
 }
 
 /// Whether a bucket has a further one.
 const CHAINED: u64 = 1 << 63;
-/// The fingerprints of all cells.
-const FINGERPRINTS: u64 = (1 << (8 * WIDTH)) - 1;
+/// The fingerprints of all slots.
+const FINGERPRINTS: u64 = (1 << (8 * SLOTS_PER_BUCKET)) - 1;
 /// A one in each fingerprint.
-const ONES: u64 = 0x0101_0101_0101_0101 & FINGERPRINTS;
+const FINGERPRINT_ONES: u64 = 0x0101_0101_0101_0101 & FINGERPRINTS;
 
 impl Table {
     pub(super) fn new(fallback_time: Duration) -> Self {
@@ -93,7 +95,7 @@ impl Table {
         }
         Self {
             segments,
-            count: AtomicU64::new(FIRST),
+            count: AtomicU64::new(FIRST_SEGMENT_BUCKETS),
             totals: CachePadded::default(),
             locks: (0..SHARDS).map(|_| Mutex::default()).collect(),
             growing: Mutex::default(),
@@ -254,7 +256,8 @@ impl Table {
 
     /// Adds a bucket, if the table is full enough.
     fn grow(&self) {
-        let is_full = || self.len() > self.count.load(Ordering::Relaxed) * MOST_ON_AVERAGE;
+        let is_full =
+            || self.len() > self.count.load(Ordering::Relaxed) * MAX_MEAN_ENTRIES_PER_BUCKET;
         // Dropped after the lock: the last owner of an entry drops a value of users.
         let mut moved = Vec::new();
         // Whoever adds one at this moment is enough: the next entry asks again.
@@ -262,7 +265,7 @@ impl Table {
             return;
         };
         let added = self.count.load(Ordering::Acquire);
-        if !is_full() || added == MOST_BUCKETS {
+        if !is_full() || added == MAX_BUCKETS {
             return;
         }
         let locked = self.lock(added);
@@ -313,7 +316,7 @@ impl Table {
         reason = "the index is taken modulo the length"
     )]
     fn lock(&self, hash: u64) -> Guard<'_, ()> {
-        let part = usize::try_from(hash % FIRST).unwrap_or(0);
+        let part = usize::try_from(hash % FIRST_SEGMENT_BUCKETS).unwrap_or(0);
         lock(&self.locks[part])
     }
 }
@@ -334,9 +337,12 @@ fn bucket_number(hash: u64, count: u64) -> u64 {
 #[inline]
 fn segment(bucket_number: u64) -> (usize, usize) {
     let at = |bucket_number: u64| usize::try_from(bucket_number).unwrap_or(usize::MAX);
-    match (bucket_number / FIRST).checked_ilog2() {
+    match (bucket_number / FIRST_SEGMENT_BUCKETS).checked_ilog2() {
         None => (0, at(bucket_number)),
-        Some(before) => (before as usize + 1, at(bucket_number - (FIRST << before))),
+        Some(before) => (
+            before as usize + 1,
+            at(bucket_number - (FIRST_SEGMENT_BUCKETS << before)),
+        ),
     }
 }
 
@@ -349,7 +355,7 @@ fn fingerprint(hash: u64) -> u8 {
 
 impl Segment {
     fn new(number: usize) -> Self {
-        let count = FIRST << number.saturating_sub(1);
+        let count = FIRST_SEGMENT_BUCKETS << number.saturating_sub(1);
         Self {
             buckets: (0..count).map(|_| Bucket::new()).collect(),
             due_at: (0..count).map(|_| AtomicU64::new(NEVER)).collect(),
@@ -358,27 +364,27 @@ impl Segment {
 }
 
 impl Drop for Segment {
-    /// A dropped cell looks for readers in all threads, even if it is empty, and there may be a million of those.
+    /// A dropped slot looks for readers in all threads, even if it is empty, and there may be a million of those.
     fn drop(&mut self) {
         for bucket in mem::take(&mut self.buckets) {
-            for cell in bucket.cells {
-                cell.forget_if_empty();
+            for slot in bucket.slots {
+                slot.skip_drop_if_empty();
             }
-            bucket.next.forget_if_empty();
+            bucket.next.skip_drop_if_empty();
         }
     }
 }
 
 #[expect(
     clippy::indexing_slicing,
-    reason = "the number of a cell is below the number of cells"
+    reason = "the number of a slot is below the number of slots"
 )]
 impl Bucket {
     fn new() -> Self {
         Self {
             fingerprints: AtomicU64::new(0),
-            cells: array::from_fn(|_| Cell::of(None)),
-            next: Cell::of(None),
+            slots: array::from_fn(|_| ArcSlot::of(None)),
+            next: ArcSlot::of(None),
         }
     }
 
@@ -387,7 +393,7 @@ impl Bucket {
         // Acquire: a look-up that finds a fingerprint finds its entry.
         let fingerprints = self.fingerprints.load(Ordering::Acquire);
         for at in matching(fingerprints, fingerprint) {
-            let found = self.cells[at].get_if(|record| accepts(record));
+            let found = self.slots[at].get_if(|record| accepts(record));
             if found.is_some() {
                 return found;
             }
@@ -419,9 +425,9 @@ impl Bucket {
     /// Puts an entry in the place of the entry of its key, if there is one. Returns that.
     fn replace(&self, fingerprint: u8, by: &SharedRecord) -> Option<SharedRecord> {
         let fingerprints = self.fingerprints();
-        let is_it = |at: &usize| self.cells[*at].holds(|record| record.key == by.key);
+        let is_it = |at: &usize| self.slots[*at].holds(|record| record.key == by.key);
         match matching(fingerprints, fingerprint).find(is_it) {
-            Some(at) => self.cells[at].replace(Some(Arc::clone(by))),
+            Some(at) => self.slots[at].replace(Some(Arc::clone(by))),
             None => self
                 .next
                 .map(|next| next.replace(fingerprint, by))
@@ -432,11 +438,11 @@ impl Bucket {
     /// Adds an entry of a key that has none.
     fn add(&self, fingerprint: u8, record: SharedRecord) {
         let fingerprints = self.fingerprints();
-        let free = (fingerprints.to_le_bytes().iter().take(WIDTH))
+        let free = (fingerprints.to_le_bytes().iter().take(SLOTS_PER_BUCKET))
             .position(|fingerprint| *fingerprint == 0);
         match free {
             Some(at) => {
-                self.cells[at].replace(Some(record));
+                self.slots[at].replace(Some(record));
                 // Release: see `get`.
                 self.fingerprints.store(
                     fingerprints | u64::from(fingerprint) << (8 * at),
@@ -461,7 +467,7 @@ impl Bucket {
         fingerprint: u8,
         condition: &impl Fn(&SharedRecord) -> bool,
     ) -> Option<SharedRecord> {
-        match matching(self.fingerprints(), fingerprint).find(|&at| self.cells[at].holds(condition))
+        match matching(self.fingerprints(), fingerprint).find(|&at| self.slots[at].holds(condition))
         {
             Some(at) => self.clear(at),
             None => self
@@ -474,7 +480,7 @@ impl Bucket {
     fn clear(&self, at: usize) -> Option<SharedRecord> {
         self.fingerprints
             .store(self.fingerprints() & !(0xff << (8 * at)), Ordering::Release);
-        self.cells[at].replace(None)
+        self.slots[at].replace(None)
     }
 
     fn remove_where(
@@ -482,8 +488,8 @@ impl Bucket {
         removed: &mut Vec<SharedRecord>,
         condition: &mut impl FnMut(&SharedRecord) -> bool,
     ) {
-        for at in 0..WIDTH {
-            if self.cells[at].holds(&mut *condition) {
+        for at in 0..SLOTS_PER_BUCKET {
+            if self.slots[at].holds(&mut *condition) {
                 removed.extend(self.clear(at));
             }
         }
@@ -499,20 +505,20 @@ impl Bucket {
     }
 
     fn for_each(&self, look: &mut impl FnMut(u8, &SharedRecord)) {
-        for (cell, fingerprint) in zip(&self.cells, self.fingerprints().to_le_bytes()) {
-            cell.map(|record| look(fingerprint, record));
+        for (slot, fingerprint) in zip(&self.slots, self.fingerprints().to_le_bytes()) {
+            slot.map(|record| look(fingerprint, record));
         }
         self.next.map(|next| next.for_each(look));
     }
 }
 
-/// The cells with this fingerprint, and now and then one with another fingerprint.
+/// The slots with this fingerprint, and now and then one with another fingerprint.
 #[inline]
 fn matching(fingerprints: u64, fingerprint: u8) -> impl Iterator<Item = usize> {
     // A byte of `differs` is zero where the fingerprints are equal. To take 1 from such a byte sets its highest bit, and may
     // set the highest bit of the next byte, too (S. E. Anderson, Bit Twiddling Hacks).
-    let differs = (fingerprints ^ (u64::from(fingerprint) * ONES)) & FINGERPRINTS;
-    let mut found = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
+    let differs = (fingerprints ^ (u64::from(fingerprint) * FINGERPRINT_ONES)) & FINGERPRINTS;
+    let mut found = differs.wrapping_sub(FINGERPRINT_ONES) & !differs & (FINGERPRINT_ONES << 7);
     from_fn(move || {
         let at = found.trailing_zeros() / 8;
         found &= found.wrapping_sub(1);
@@ -528,7 +534,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::{NEVER, Record, RecordHead, SharedRecord, Tags};
-    use super::{FIRST, Segment, Table, WIDTH, segment};
+    use super::{FIRST_SEGMENT_BUCKETS, SLOTS_PER_BUCKET, Segment, Table, segment};
     use crate::clock::Tick;
     use crate::vocabulary::{AnyValue, Version};
 
@@ -591,7 +597,7 @@ mod tests {
     #[test]
     fn buckets_fill_one_segment_after_the_other() {
         let of = |number| (0..Segment::new(number).buckets.len()).map(move |at| (number, at));
-        let segments: Vec<_> = (0..8 * FIRST).map(segment).collect();
+        let segments: Vec<_> = (0..8 * FIRST_SEGMENT_BUCKETS).map(segment).collect();
         assert_eq!(segments, (0..4).flat_map(of).collect::<Vec<_>>());
     }
 
@@ -600,12 +606,12 @@ mod tests {
         let table = Table::new(Duration::ZERO);
         // Too few for the table to grow, as all are in one bucket.
         let keys = (0..).map(|number: u32| number.to_string());
-        let keys = keys.filter(|key| table.hash(key).is_multiple_of(FIRST));
-        let keys: Vec<String> = keys.take(10 * WIDTH).collect();
+        let keys = keys.filter(|key| table.hash(key).is_multiple_of(FIRST_SEGMENT_BUCKETS));
+        let keys: Vec<String> = keys.take(10 * SLOTS_PER_BUCKET).collect();
         for key in &keys {
             put(&table, key);
         }
-        assert_eq!(table.buckets(), FIRST);
+        assert_eq!(table.buckets(), FIRST_SEGMENT_BUCKETS);
         assert!(keys.iter().all(|key| has(&table, key)));
         let removed = table.remove_from(0, |record| *record.key != *keys[0]);
         assert_eq!(removed.len(), keys.len() - 1);

@@ -1,6 +1,6 @@
 //! The tags of values in L1, and the last invalidation of each, as far as this instance knows (rule 20). A tag is
 //! registered before L2 is asked about it, so that no message is missed after that. A value whose tags are of another
-//! generation than its operation is not stored: its tags would not be told of an invalidation. Knows nothing of entries
+//! generation than its operation is not stored: no invalidation would reach its tags. Knows nothing of entries
 //! and epochs.
 
 use std::collections::HashMap;
@@ -8,18 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::hasher::{Hasher, hasher};
+use super::numbers::Generation;
 use super::sync::{AtomicBool, AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::key::Key;
 
 /// Size of the table from which on states that no entry has any more are looked for.
-const SWEEP_FROM: usize = 64;
+const MIN_SWEEP_LEN: usize = 64;
 
 /// The state of one tag, as far as this instance knows.
 pub(crate) struct TagState {
     pub(crate) name: Key,
-    /// In which it was registered: only in this is it told of invalidations.
-    generation: u64,
+    /// In which it was registered: only invalidations in this generation reach it.
+    generation: Generation,
     /// The version of its last invalidation, as far as it is known. Values up to that are not valid.
     floor: AtomicU64,
     /// Whether L2 was asked, and had no later one: from then on messages say it.
@@ -27,7 +28,7 @@ pub(crate) struct TagState {
 }
 
 impl TagState {
-    fn new(name: &Key, generation: u64) -> Self {
+    fn new(name: &Key, generation: Generation) -> Self {
         Self {
             name: name.clone(),
             generation,
@@ -38,18 +39,18 @@ impl TagState {
 
     /// Whether messages alone say if values with the tag are valid, while this instance is in this generation and has a
     /// freshness proof.
-    pub(crate) fn is_known(&self, generation: u64) -> bool {
+    pub(crate) fn is_known(&self, generation: Generation) -> bool {
         generation == self.generation && self.is_known.load(Ordering::Acquire)
     }
 
     /// L2 said that it was last invalidated with this version, after this state was registered.
     pub(crate) fn learn(&self, ver: u64) {
-        // The floor first: who finds the tag known relies on the floor alone.
-        self.raise(ver);
+        // The floor first: a read that finds the tag known relies on the floor alone.
+        self.raise_floor(ver);
         self.is_known.store(true, Ordering::Release);
     }
 
-    fn raise(&self, ver: u64) {
+    fn raise_floor(&self, ver: u64) {
         if !without(Rule::TagFloors) {
             // AcqRel, and no lock: hits compare the floor. Messages may come in any order, so it only rises.
             self.floor.fetch_max(ver, Ordering::AcqRel);
@@ -78,8 +79,8 @@ impl Tags {
         self.iter().map(|state| state.name.clone()).collect()
     }
 
-    /// Whether they were registered in this generation: the states of another one are not told of its invalidations.
-    pub(super) fn are_of(&self, generation: u64) -> bool {
+    /// Whether they were registered in this generation: its invalidations do not reach the states of another one.
+    pub(super) fn are_of(&self, generation: Generation) -> bool {
         self.iter().all(|state| state.generation == generation)
     }
 
@@ -93,7 +94,7 @@ impl Tags {
 pub(super) struct TagTable(Mutex<States>);
 
 struct States {
-    generation: u64,
+    generation: Generation,
     by_name: HashMap<Key, Arc<TagState>, Hasher>,
     sweep_at: usize,
 }
@@ -101,14 +102,14 @@ struct States {
 impl TagTable {
     pub(super) fn new() -> Self {
         Self(Mutex::new(States {
-            generation: 0,
+            generation: Generation::NONE,
             by_name: HashMap::with_hasher(hasher()),
-            sweep_at: SWEEP_FROM,
+            sweep_at: MIN_SWEEP_LEN,
         }))
     }
 
-    /// Registers tags in a generation. States of a former one are not told of any invalidation any more.
-    pub(super) fn register(&self, names: &[Key], generation: u64) -> Tags {
+    /// Registers tags in a generation. No invalidation reaches the states of a former one any more.
+    pub(super) fn register(&self, names: &[Key], generation: Generation) -> Tags {
         if names.is_empty() {
             return Tags::default();
         }
@@ -131,26 +132,26 @@ impl TagTable {
         if states.by_name.len() >= states.sweep_at {
             (states.by_name).retain(|_, state| Arc::strong_count(state) > 1);
             // Twice as many, so that each registration pays for its own removal at most.
-            states.sweep_at = SWEEP_FROM.max(2 * states.by_name.len());
+            states.sweep_at = MIN_SWEEP_LEN.max(2 * states.by_name.len());
         }
         tags
     }
 
     /// Applies an invalidation of a tag. One of a former generation is of no use.
-    pub(super) fn raise(&self, name: &str, ver: u64, generation: u64) {
+    pub(super) fn raise_floor(&self, name: &str, ver: u64, generation: Generation) {
         let states = lock(&self.0);
         if states.generation == generation
             && let Some(state) = states.by_name.get(name)
         {
             debug_assert_eq!(state.generation, generation, "a table has one generation");
-            state.raise(ver);
+            state.raise_floor(ver);
         }
     }
 
     /// Applies one whose version is not known: nothing that has the tag now is valid any more.
-    pub(super) fn forget(&self, name: &str) {
+    pub(super) fn void(&self, name: &str) {
         // Entries that come later get a state of their own: the entries of today are gone for good.
-        // Under the lock: another change of the tag that finds it forgotten relies on the floor.
+        // Under the lock: another change of the tag that does not find it relies on the floor.
         let mut states = lock(&self.0);
         if let Some(state) = states.by_name.remove(name) {
             state.floor.store(u64::MAX, Ordering::Release);
@@ -163,46 +164,49 @@ impl TagTable {
 mod tests {
     use super::*;
 
+    const FORMER: Generation = Generation(1);
+    const NOW: Generation = Generation(2);
+
     #[test]
     fn a_generation_knows_nothing_of_those_before() {
         let (table, names) = (TagTable::new(), ["t".into()]);
-        let former = table.register(&names, 1);
-        table.raise("t", 10, 1);
+        let former = table.register(&names, FORMER);
+        table.raise_floor("t", 10, FORMER);
         for tag in former.iter() {
             tag.learn(10);
-            assert!(tag.is_known(1) && !tag.is_known(2));
+            assert!(tag.is_known(FORMER) && !tag.is_known(NOW));
         }
         assert!(former.allow(11) && !former.allow(10));
         // Versions of another epoch may be lower.
-        let now = table.register(&names, 2);
-        assert!(now.allow(1) && now.iter().all(|tag| !tag.is_known(2)));
+        let now = table.register(&names, NOW);
+        assert!(now.allow(1) && now.iter().all(|tag| !tag.is_known(NOW)));
         // What comes late is not of this generation.
-        table.raise("t", 20, 1);
-        let late = table.register(&names, 1);
-        assert!(now.allow(1) && late.iter().all(|tag| !tag.is_known(2)));
-        table.raise("t", 5, 2);
+        table.raise_floor("t", 20, FORMER);
+        let late = table.register(&names, FORMER);
+        assert!(now.allow(1) && late.iter().all(|tag| !tag.is_known(NOW)));
+        table.raise_floor("t", 5, NOW);
         assert!(!now.allow(5) && former.allow(11) && late.allow(5));
     }
 
     #[test]
-    fn what_is_forgotten_is_not_valid_again() {
+    fn what_is_void_is_not_valid_again() {
         let (table, names) = (TagTable::new(), ["t".into()]);
-        let before = table.register(&names, 1);
-        table.forget("t");
-        table.raise("t", 10, 1);
-        let after = table.register(&names, 1);
+        let before = table.register(&names, NOW);
+        table.void("t");
+        table.raise_floor("t", 10, NOW);
+        let after = table.register(&names, NOW);
         assert!(!before.allow(u64::MAX - 1) && after.allow(1));
     }
 
     #[test]
     fn what_no_entry_has_any_more_makes_room() {
         let table = TagTable::new();
-        let kept = table.register(&["kept".into()], 1);
-        for n in 0..10 * SWEEP_FROM {
-            table.register(&[n.to_string().as_str().into()], 1);
+        let kept = table.register(&["kept".into()], NOW);
+        for n in 0..10 * MIN_SWEEP_LEN {
+            table.register(&[n.to_string().as_str().into()], NOW);
         }
-        assert!(lock(&table.0).by_name.len() <= 2 * SWEEP_FROM);
-        table.raise("kept", 10, 1);
+        assert!(lock(&table.0).by_name.len() <= 2 * MIN_SWEEP_LEN);
+        table.raise_floor("kept", 10, NOW);
         assert!(!kept.allow(10));
     }
 }

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::Loads;
 use super::fetch::{Fetch, Flight};
 use crate::engine::backoff::{After, Began};
-use crate::engine::read::tags::Proof;
+use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -20,19 +20,26 @@ impl Loads {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
             None => instead(
-                self.reads.fallback(key, Proof::Used, None).boxed().await,
+                self.reads
+                    .fallback(key, MayUseProof::Yes, None)
+                    .boxed()
+                    .await,
                 LoadError::stopped(),
             ),
         }
     }
 
     /// The fallback of a key whose load has just failed: it is not tried again yet.
-    pub(crate) async fn fallback_while_paused(&self, key: &Key, proof: Proof) -> Option<AnyEntry> {
+    pub(crate) async fn fallback_while_paused(
+        &self,
+        key: &Key,
+        may_use_proof: MayUseProof,
+    ) -> Option<AnyEntry> {
         let ctx = &self.ctx;
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;
         }
-        let found = self.reads.fallback(key, proof, None).await?;
+        let found = self.reads.fallback(key, may_use_proof, None).await?;
         self.reads.hot_keys.note(key);
         Some(self.reads.hand_out_outcome(found))
     }
@@ -42,10 +49,14 @@ impl Loads {
     pub(crate) async fn fallback_or(
         &self,
         key: &Key,
-        proof: Proof,
+        may_use_proof: MayUseProof,
         error: LoadError,
     ) -> Result<AnyEntry, LoadError> {
-        let found = self.reads.fallback(key, proof, None).await.ok_or(error)?;
+        let found = self
+            .reads
+            .fallback(key, may_use_proof, None)
+            .await
+            .ok_or(error)?;
         Ok(self.reads.hand_out_outcome(found))
     }
 
@@ -83,7 +94,7 @@ impl Loads {
         let (ctx, op) = (&*self.ctx, &fetch.op);
         let key = &op.key;
         let options = &*ctx.options;
-        let Some(found) = self.reads.fallback(key, Proof::Used, Some(op)).await else {
+        let Some(found) = self.reads.fallback(key, MayUseProof::Yes, Some(op)).await else {
             if !options.tuned().error_ttl.is_zero() {
                 let pause = options.shortened(options.tuned().error_ttl);
                 let (error, began) = (error.clone(), fetch.began);

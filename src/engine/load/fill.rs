@@ -3,7 +3,7 @@
 use super::lease::give_back;
 use crate::engine::context::Context;
 use crate::engine::convert::Convert;
-use crate::engine::read::tags::{self, Proof};
+use crate::engine::read::tags::{self, MayUseProof};
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
@@ -168,7 +168,7 @@ pub(crate) async fn fill(
         (Some(Fill::Rejected(Some(bytes))), _) if !publishes => {
             let old = replaces.previous().map(|previous| previous.version);
             ctx.l1.in_flight.rely_on_proof(op);
-            if let Ok(fresh) = tags::open(ctx, Proof::Unused, &op.key, &bytes, now).await
+            if let Ok(fresh) = tags::open(ctx, MayUseProof::No, &op.key, &bytes, now).await
                 && Some(fresh.version) != old
                 // `is_usable` compares with the known epoch, which is the present one only while there is a proof (rule
                 // 11).

@@ -11,11 +11,11 @@ use super::fetch::{Fetch, Flight};
 use super::lease::{self, LoadReason};
 use super::nested::{self, LoadId, Waiting};
 use crate::ablation::{Rule, without};
-use crate::engine::read::tags::Proof;
+use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LoadOutcome, NoValue};
+use crate::l1::{LoadOutcome, NoValue, OpNumber};
 use crate::token::Token;
 use crate::vocabulary::{Source, Version};
 
@@ -26,7 +26,7 @@ pub(super) struct KnownWrite {
     write: Version,
     /// A load with this number or a higher one began after the caller's own read of L2. That read has found no value, or
     /// had no answer.
-    op_number: u64,
+    op_number: OpNumber,
 }
 
 /// A call with a loader, as a future that does not depend on the types of its caller.
@@ -201,7 +201,7 @@ impl Loads {
             }
             Err(no_value) => no_value,
         };
-        if let Some(entry) = self.fallback_while_paused(&key, Proof::Unused).await {
+        if let Some(entry) = self.fallback_while_paused(&key, MayUseProof::No).await {
             return Ok(entry);
         }
         let known_write = (!without(Rule::TokenLoads)).then_some(KnownWrite { write, op_number });
@@ -213,7 +213,7 @@ impl Loads {
     pub(super) async fn get_at_once(&self, key: &Key) -> Option<AnyEntry> {
         match self.reads.get_instead(key) {
             Some(entry) => Some(entry),
-            None => self.fallback_while_paused(key, Proof::Used).await,
+            None => self.fallback_while_paused(key, MayUseProof::Yes).await,
         }
     }
 
@@ -287,7 +287,7 @@ impl Loads {
         // In this order: a change that comes in between ends an error too early.
         let caller = self.ctx.l1.freshness.caller(self.ctx.now());
         let began = self.now_began();
-        let op_number = known_write.map_or(0, |write| write.op_number);
+        let op_number = known_write.map_or(OpNumber::FIRST, |write| write.op_number);
         let (join, began_early) =
             (self.ctx.l1.in_flight).join_load(key, caller, op_number, accepts_early);
         let request = (no_value.accepted()).map(|want| lease::request(&self.ctx, want));
@@ -329,13 +329,15 @@ impl Loads {
             Verdict::LoadAlone => {
                 if let Some(known_write) = known_write {
                     // No load has a number as high as this.
-                    known_write.op_number = u64::MAX;
+                    known_write.op_number = OpNumber::NEVER;
                 }
                 None
             }
-            Verdict::Fallback(error) => {
-                Some(self.fallback_or(key, Proof::Unused, error).await.map(Some))
-            }
+            Verdict::Fallback(error) => Some(
+                self.fallback_or(key, MayUseProof::No, error)
+                    .await
+                    .map(Some),
+            ),
         }
     }
 }

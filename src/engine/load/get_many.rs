@@ -13,7 +13,7 @@ use super::loader::LoaderForIndexes;
 use super::nested::Waiting;
 use super::verify::Due;
 use crate::engine::read::looked_up::RestKey;
-use crate::engine::read::tags::Proof;
+use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -100,7 +100,7 @@ impl Loads {
                 asked.push(key);
             }
         }
-        let outcomes = self.reads.read_many(&asked, Proof::Used).await;
+        let outcomes = self.reads.read_many(&asked, MayUseProof::Yes).await;
         let now = self.ctx.now();
         for ((index, key), outcome) in indexes.into_iter().zip(asked).zip(outcomes) {
             match self.reads.answer(&key, outcome, now) {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::read::lookup::end_read;
-use crate::engine::read::tags::{self, Proof};
+use crate::engine::read::tags::{self, MayUseProof};
 use crate::entry::{AnyEntry, FALLBACK};
 use crate::error::L2Error;
 use crate::key::Key;
@@ -118,7 +118,7 @@ pub(crate) async fn acquire(
             Ok(LeaseReply::Hit(bytes)) => {
                 slice.turn().await;
                 // Here and after a lost lease: callers with a token, or without a proof, may have joined (rules 5, 22).
-                match tags::open(ctx, Proof::Unused, key, &bytes, ctx.now()).await {
+                match tags::open(ctx, MayUseProof::No, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         if is_read {
                             ctx.breaker.recent_misses.note_size(bytes.len());
@@ -187,7 +187,7 @@ async fn previous(ctx: &Context, key: &Key, kept: Option<&[u8]>) -> Option<AnyEn
         return None;
     }
     let (record, source) = if let Some(bytes) = kept
-        && let Ok(record) = tags::open(ctx, Proof::Used, key, bytes, now).await
+        && let Ok(record) = tags::open(ctx, MayUseProof::Yes, key, bytes, now).await
     {
         (record, Source::L2)
     } else {

@@ -18,7 +18,7 @@ use super::lease::{self, LoadReason};
 use super::loader::{LoadKey, Loader};
 use super::nested::{LoadId, QueuedLoads, Waiting};
 use super::verify::{Due, Sample};
-use crate::engine::read::tags::Proof;
+use crate::engine::read::tags::MayUseProof;
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -285,7 +285,7 @@ impl Loads {
                 return match refresh.wait().await {
                     Some(Ok(Some(outcome))) => Ok(Some(self.reads.hand_out_outcome(outcome))),
                     Some(Err(error)) => {
-                        (self.fallback_or(&key, Proof::Used, error).await).map(Some)
+                        (self.fallback_or(&key, MayUseProof::Yes, error).await).map(Some)
                     }
                     // No value, or its runtime has ended: this caller joins the load of the key, or begins it.
                     Some(Ok(None)) | None => {

@@ -6,7 +6,7 @@
 //! changes because of it.
 
 use super::lookup::{Found, Reads};
-use super::tags::Proof;
+use super::tags::MayUseProof;
 use crate::ablation::{Rule, without};
 use crate::entry::AnyEntry;
 use crate::key::Key;
@@ -41,7 +41,7 @@ impl Reads {
         }
         let asked: Vec<Key> = lacking.iter().map(|(key, _)| Key::clone(key)).collect();
         // By operations of its own, and not by a read that others share: one that began before may be too old.
-        let outcomes = self.read_many(&asked, Proof::Unused).await;
+        let outcomes = self.read_many(&asked, MayUseProof::No).await;
         debug_assert_eq!(outcomes.len(), lacking.len(), "one outcome for each key");
         for ((key, index), outcome) in lacking.into_iter().zip(outcomes) {
             *index = match outcome {

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use super::lookup::Reads;
 use super::partitions::PartitionReads;
-use super::tags::{self, Proof};
+use super::tags::{self, MayUseProof};
 use crate::clock::Tick;
 use crate::entry::{AnyEntry, Meta};
 use crate::error::L2Error;
@@ -78,7 +78,7 @@ impl Reads {
         };
         let now = ctx.now();
         // Damaged and of another type are misses, as for a look-up. `larder inspect` says why.
-        let opened = tags::open(ctx, Proof::Used, key, &bytes, now).await;
+        let opened = tags::open(ctx, MayUseProof::Yes, key, &bytes, now).await;
         Ok(opened
             .ok()
             .map(|record| LocatedEntry::new(record, now, Source::L2)))

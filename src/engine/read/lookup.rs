@@ -11,7 +11,7 @@ use futures::future::join_all;
 use tracing::{Instrument, Span};
 
 use super::hot_keys::HotKeys;
-use super::tags::{self, Proof};
+use super::tags::{self, MayUseProof};
 use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::entry::{AHEAD, AnyEntry, FALLBACK, SAMPLED};
@@ -71,7 +71,7 @@ impl Reads {
     /// Takes note of a hit in L1, and of how many there were before it.
     #[inline]
     pub(super) fn note_hit(&self, record: &Record, before: u64) {
-        self.ctx.l1.store.note_hit(record);
+        self.ctx.l1.entries.note_hit(record);
         self.hot_keys.note_hit(&record.key, before);
     }
 
@@ -169,7 +169,7 @@ impl Reads {
 
     /// L2, for keys that L1 did not have, in their order.
     pub(crate) async fn get_many(&self, keys: &[Key]) -> Vec<Option<AnyEntry>> {
-        let outcomes = self.read_many(keys, Proof::Used).await;
+        let outcomes = self.read_many(keys, MayUseProof::Yes).await;
         let now = self.ctx.now();
         let answer = |(key, outcome)| self.answer(key, outcome, now).ok();
         keys.iter().zip(outcomes).map(answer).collect()
@@ -201,7 +201,7 @@ impl Reads {
     pub(crate) async fn fallback(
         &self,
         key: &Key,
-        proof: Proof,
+        may_use_proof: MayUseProof,
         load: Option<&Op>,
     ) -> Option<Outcome> {
         let ctx = &*self.ctx;
@@ -225,7 +225,7 @@ impl Reads {
             ctx.l1.in_flight.rely_on_proof(load);
             find()
         };
-        if proof == Proof::Used
+        if may_use_proof == MayUseProof::Yes
             && let Some((record, now)) = in_l1(None)
         {
             let valid_until = record.expires_at;
@@ -237,7 +237,7 @@ impl Reads {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
                 // Callers without a proof may have joined the load (rule 5).
-                let record = tags::open(ctx, Proof::Unused, key, &bytes, now)
+                let record = tags::open(ctx, MayUseProof::No, key, &bytes, now)
                     .await
                     .ok()?;
                 if !record.is_fallback_at(now, kept) {
@@ -248,7 +248,7 @@ impl Reads {
                 Some(instead(record, Source::L2, now, valid_until))
             }
             // The entry of L1, without a proof that it is current: only in `Mode::Available`.
-            Err(_) if proof == Proof::Used => {
+            Err(_) if may_use_proof == MayUseProof::Yes => {
                 let limit = ctx.options.tuned().mode.limit()?;
                 let (record, _) = in_l1(Some(limit))?;
                 Some(Outcome {
@@ -266,15 +266,15 @@ impl Reads {
         let ctx = &self.ctx;
         let now = ctx.now();
         let caller = ctx.l1.freshness.caller(now);
-        let proof = Proof::of(caller);
+        let may_use_proof = MayUseProof::of(caller);
         let read = match ctx.l1.in_flight.join_read(key, caller) {
             // Without a task: nobody can join it, so nobody is left waiting if this caller is cancelled.
-            JoinRead::Alone(op) => return read_l2(ctx, &op, proof, now).await,
+            JoinRead::Alone(op) => return read_l2(ctx, &op, may_use_proof, now).await,
             JoinRead::Shared(Join { result, begun }) => {
                 if let Some((op, sender)) = begun {
                     let ctx = Arc::clone(ctx);
                     let read = async move {
-                        let (found, _) = read_l2(&ctx, &op, proof, ctx.now()).await;
+                        let (found, _) = read_l2(&ctx, &op, may_use_proof, ctx.now()).await;
                         // First: a caller that has the result and asks again must not join this read.
                         drop(op);
                         sender.send(found);
@@ -289,7 +289,7 @@ impl Reads {
             // The runtime of that task has ended.
             None => {
                 let op = ctx.l1.in_flight.begin(key);
-                read_l2(ctx, &op, Proof::Used, ctx.now()).await
+                read_l2(ctx, &op, MayUseProof::Yes, ctx.now()).await
             }
         }
     }
@@ -298,7 +298,11 @@ impl Reads {
     /// outcomes are in the order of the keys, each of which may occur more than once.
     ///
     /// Others cannot join it, so it may be dropped at any time.
-    pub(crate) async fn read_many(&self, keys: &[Key], proof: Proof) -> Vec<ReadOutcome> {
+    pub(crate) async fn read_many(
+        &self,
+        keys: &[Key],
+        may_use_proof: MayUseProof,
+    ) -> Vec<ReadOutcome> {
         let ctx = &*self.ctx;
         let begin = |key| {
             // All operations begin before the request is sent (rule 3), and whether the key is blocked is looked at after
@@ -309,7 +313,7 @@ impl Reads {
         };
         let mut reads: Vec<(_, Option<ReadOutcome>)> = keys.iter().map(begin).collect();
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
-        let is_proven = proof == Proof::Used && ctx.l1.freshness.is_live();
+        let is_proven = may_use_proof == MayUseProof::Yes && ctx.l1.freshness.is_live();
         if is_proven {
             let asked = unanswered(&mut reads).map(|(op, _)| &*op.key);
             let asked: Vec<&str> = asked.collect();
@@ -342,7 +346,7 @@ impl Reads {
         }
         // All at once, so that one request asks for the tag versions of all values.
         let outcomes = reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut());
-        tags::check(ctx, proof, outcomes).await;
+        tags::check(ctx, may_use_proof, outcomes).await;
         let settled = reads.into_iter().map(|(op, outcome)| {
             let outcome = outcome.unwrap_or(Err(NoValue::Unavailable));
             end_read(ctx, &op, &outcome);
@@ -365,26 +369,36 @@ fn instead(record: SharedRecord, source: Source, now: Tick, valid_until: Tick) -
     }
 }
 
-async fn read_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome, Tick) {
-    let (mut outcome, now) = ask_l2(ctx, op, proof, now).await;
+async fn read_l2(
+    ctx: &Context,
+    op: &Op,
+    may_use_proof: MayUseProof,
+    now: Tick,
+) -> (ReadOutcome, Tick) {
+    let (mut outcome, now) = ask_l2(ctx, op, may_use_proof, now).await;
     if let Ok(record) = &outcome
         && record.has_tags()
     {
         // Boxed: the future of a look-up without tags does not become larger.
-        let check = tags::check(ctx, proof, [&mut outcome]);
+        let check = tags::check(ctx, may_use_proof, [&mut outcome]);
         check.boxed().await;
     }
     end_read(ctx, op, &outcome);
     (outcome, now)
 }
 
-async fn ask_l2(ctx: &Context, op: &Op, proof: Proof, now: Tick) -> (ReadOutcome, Tick) {
+async fn ask_l2(
+    ctx: &Context,
+    op: &Op,
+    may_use_proof: MayUseProof,
+    now: Tick,
+) -> (ReadOutcome, Tick) {
     // A write of the key is deferred (rule 14).
     if ctx.is_blocked(&op.key) {
         return (Err(NoValue::Unavailable), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
-    if proof == Proof::Used && ctx.l1.freshness.is_live_at(now) {
+    if may_use_proof == MayUseProof::Yes && ctx.l1.freshness.is_live_at(now) {
         let answer = ctx.breaker.send("get", ctx.partition.get(&op.key)).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {

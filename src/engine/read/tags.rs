@@ -18,22 +18,22 @@ use crate::l1::{Caller, NoValue, ReadOutcome, Record, SharedRecord, TagState};
 use crate::l2::{AcceptedValue, TagVersion};
 use crate::vocabulary::Version;
 
-/// Whether a read relies on the freshness proof for epochs and tags.
+/// Whether a read may rely on the freshness proof for epochs and tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Proof {
-    /// Where there is one.
-    Used,
+pub(crate) enum MayUseProof {
+    /// It does, while there is a proof.
+    Yes,
     /// L2 is asked: the caller knows of a change that this instance may not have applied yet (rule 22).
-    Unused,
+    No,
 }
 
-impl Proof {
+impl MayUseProof {
     /// For a read that other callers may join: by those alone that had a proof when they asked (rule 5).
     pub(super) fn of(caller: Caller) -> Self {
         if caller.is_proven {
-            Self::Used
+            Self::Yes
         } else {
-            Self::Unused
+            Self::No
         }
     }
 }
@@ -43,7 +43,7 @@ impl Proof {
 /// If the value may not be used, returns the request for another one.
 pub(crate) async fn open(
     ctx: &Context,
-    proof: Proof,
+    may_use_proof: MayUseProof,
     key: &Key,
     bytes: &[u8],
     now: Tick,
@@ -52,7 +52,7 @@ pub(crate) async fn open(
     if !record.has_tags() {
         return Ok(record);
     }
-    match ask_unknown(ctx, proof, [&*record]).await {
+    match ask_unknown(ctx, may_use_proof, [&*record]).await {
         Some(versions) if is_valid(ctx, &record, &versions) => Ok(record),
         _ => Err(refuse(ctx, &record)),
     }
@@ -61,7 +61,7 @@ pub(crate) async fn open(
 /// Checks the tags of values that were read: those that are not valid are to be replaced.
 pub(crate) async fn check(
     ctx: &Context,
-    proof: Proof,
+    may_use_proof: MayUseProof,
     outcomes: impl IntoIterator<Item = &mut ReadOutcome>,
 ) {
     let tagged = outcomes.into_iter().filter_map(|outcome| match outcome {
@@ -70,7 +70,12 @@ pub(crate) async fn check(
     });
     // First all of them, so that a look-up asks for its tag versions in one request.
     let tagged: Vec<_> = tagged.collect();
-    let versions = ask_unknown(ctx, proof, tagged.iter().map(|(record, _)| &**record)).await;
+    let versions = ask_unknown(
+        ctx,
+        may_use_proof,
+        tagged.iter().map(|(record, _)| &**record),
+    )
+    .await;
     for (record, outcome) in tagged {
         match &versions {
             None => *outcome = Err(NoValue::Unavailable),
@@ -86,10 +91,10 @@ type TagVersions = BTreeMap<Key, Option<TagVersion>>;
 /// Asks L2 for the tags of which messages do not say whether they were invalidated. `None` without an answer.
 async fn ask_unknown<'a>(
     ctx: &Context,
-    proof: Proof,
+    may_use_proof: MayUseProof,
     records: impl IntoIterator<Item = &'a Record>,
 ) -> Option<TagVersions> {
-    let is_live = proof == Proof::Used && ctx.l1.freshness.is_live();
+    let is_live = may_use_proof == MayUseProof::Yes && ctx.l1.freshness.is_live();
     // The proof before the generation: a proof that came after a flush says nothing of tags that were known before it.
     // The generation before the epoch: a value of a former epoch is not compared with the floors of this one.
     let generation = ctx.l1.freshness.generation();

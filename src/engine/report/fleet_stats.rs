@@ -169,7 +169,7 @@ impl FleetStats {
         let is_known = |prefix: &Key| former.present().any(|known| known == prefix);
         for prefix in list.prefixes.keys().filter(|prefix| !is_known(prefix)) {
             for ctx in self.contexts.iter() {
-                ctx.l1.forget_prefix(prefix, ctx.now());
+                ctx.l1.apply_unversioned_prefix(prefix, ctx.now());
             }
         }
         info!(

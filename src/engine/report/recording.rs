@@ -38,7 +38,7 @@ pub(crate) fn record(loads: &PartitionLoads) {
     let sum = |of: fn(&Loads) -> u64| number(loads.iter().map(|partition| of(partition)).sum());
     let gauges = [
         number(contexts.entries()),
-        sum(|partition| partition.ctx.l1.store.weight()),
+        sum(|partition| partition.ctx.l1.entries.weight()),
         number(loads.first().pending() as u64),
         sum(|partition| partition.writes.writer.pending() as u64),
         sum(|partition| partition.ctx.deferred.len() as u64),
@@ -49,6 +49,6 @@ pub(crate) fn record(loads: &PartitionLoads) {
     ];
     // Without the number of entries, which is a gauge.
     let (counted, first) = (contexts.counted(), contexts.first());
-    let advice = first.l1.store.size_advice();
+    let advice = first.l1.entries.size_advice();
     first.metrics.set(&counted, gauges, advice.as_ref());
 }

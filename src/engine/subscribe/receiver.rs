@@ -20,7 +20,7 @@ use super::session::{CatchUpStep, MessageAction, Progress, Session};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::events::CacheEvent;
-use crate::l1::{Freshness, ProofRequest};
+use crate::l1::{Freshness, ProofStart};
 use crate::l2::{Event, Kind, L2Error, MemberInfo, Message, PartitionClock, Subscription, Version};
 
 /// What the receiver of each subscription shares with the task of the subscriber.
@@ -53,7 +53,7 @@ pub(super) struct Receiver<'a> {
 
 /// A heartbeat on its way.
 struct PendingHeartbeat {
-    proof: ProofRequest,
+    proof_start: ProofStart,
     /// The last message that had been applied when it was sent: the partition had reached that number at least.
     last: Option<u64>,
     /// How many switches of all instances this instance had called: the answer may be older than a later switch.
@@ -104,7 +104,7 @@ impl<'a> Receiver<'a> {
     async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
         let ctx = self.ctx;
         // Before the partition is asked: a proof counts from the question (rule 8).
-        let (proof, switches) = (self.freshness.begin_proof(), ctx.switch.calls());
+        let (proof_start, switches) = (self.freshness.begin_proof(), ctx.switch.calls());
         self.shared.may_be_joining.send_replace(true);
         let subscribed = ctx.partition.subscribe(self.session.me).await;
         self.shared.may_be_joining.send_replace(false);
@@ -121,7 +121,7 @@ impl<'a> Receiver<'a> {
         let is_first = self.session.last_applied().is_none();
         let step = self.session.on_subscribed(&partition);
         self.catch_up(step, &partition).await?;
-        self.freshness.prove(&partition, proof);
+        self.freshness.prove(&partition, proof_start);
         if is_first {
             ctx.breaker.note_first_subscription();
         } else {
@@ -146,7 +146,7 @@ impl<'a> Receiver<'a> {
             () = sleep_until(self.session.next_heartbeat_at()), if !is_pending && !without(Rule::Heartbeat) => {
                 self.send_heartbeat(subscription, true);
             }
-            () = self.freshness.proof_requested(), if !is_pending => self.send_heartbeat(subscription, false),
+            () = self.freshness.woken_for_proof(), if !is_pending => self.send_heartbeat(subscription, false),
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => self.receive_message(&message),
                 Event::LeaseEnded(key) => self.ctx.l1.in_flight.lease_ended(&key),
@@ -164,7 +164,7 @@ impl<'a> Receiver<'a> {
         // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
         // number that the partition has reached by then.
         self.pending_heartbeat = Some(PendingHeartbeat {
-            proof: self.freshness.begin_proof(),
+            proof_start: self.freshness.begin_proof(),
             last: self.session.last_applied(),
             switches: self.ctx.switch.calls(),
             is_due,
@@ -188,15 +188,15 @@ impl<'a> Receiver<'a> {
                     self.count(message);
                 }
                 if wants_heartbeat {
-                    self.freshness.request_proof();
+                    self.freshness.wake_for_proof();
                 }
             }
             MessageAction::OtherEpoch { suspends } => {
                 // Now, as it will not be counted by itself.
                 self.publish_own(message);
                 if suspends {
-                    self.freshness.lapse();
-                    self.freshness.request_proof();
+                    self.freshness.suspend_proof();
+                    self.freshness.wake_for_proof();
                 }
             }
             MessageAction::Ignore => {}
@@ -279,9 +279,9 @@ impl<'a> Receiver<'a> {
         // that all of them are applied.
         let step = self.session.on_answer(partition, pending.last);
         self.catch_up(step, partition).await?;
-        self.freshness.prove(partition, pending.proof);
+        self.freshness.prove(partition, pending.proof_start);
         if self.session.take_awaited() {
-            self.freshness.request_proof();
+            self.freshness.wake_for_proof();
         }
         self.shared.l2_may_answer.notify_one();
         Ok(())
@@ -297,7 +297,7 @@ impl<'a> Receiver<'a> {
         let kept = without(Rule::ConnectionIncarnation)
             || self.ctx.partition.keep_only(partition.incarnation);
         if !kept {
-            self.freshness.flush_and_end_proof();
+            self.freshness.flush_and_revoke_proof();
         }
         kept
     }

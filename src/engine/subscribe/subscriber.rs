@@ -121,7 +121,7 @@ impl Subscriber {
     async fn run(self: &Arc<Self>) {
         let ctx = &*self.shared.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
-        let _lapse = OnDrop(|| ctx.l1.freshness.lapse());
+        let _suspended = OnDrop(|| ctx.l1.freshness.suspend_proof());
         let has_others =
             |all: &&FleetTasks| !all.channels.is_empty() || self.shared.publisher.is_some();
         let _others = self.fleet_tasks.as_ref().filter(has_others).map(|_| {
@@ -149,7 +149,7 @@ impl Subscriber {
             () = sleep(ctx.options.l2_timeout) => {}
         }
         // The last proof may have come after the caller that stopped this had ended them all.
-        ctx.l1.freshness.end();
+        ctx.l1.freshness.end_proof();
         // Also when the last handle was dropped.
         self.store_last_counts().await;
     }
@@ -235,7 +235,7 @@ impl Subscriber {
             let Err(error) = receiver.run().await;
             self.shared.may_be_joining.send_replace(false);
             // Before the pause: from here on messages are missed (rule 7).
-            ctx.l1.freshness.lapse();
+            ctx.l1.freshness.suspend_proof();
             progress = receiver.session.progress;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
             if receiver.answers > 0 {

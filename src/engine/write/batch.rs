@@ -105,7 +105,7 @@ async fn send_group(ctx: &Context, mut group: BatchGroup, clock: &ClockKnown) ->
                     // L1 drops its copy: the caller would find it again, or a value of a read that began before, when it
                     // looks for the stored version.
                     Written::OtherVersion if !ctx.l1.freshness.is_unshared() => {
-                        ctx.l1.forget(&write.key);
+                        ctx.l1.apply_unversioned(&write.key);
                     }
                     Written::OtherVersion | Written::Full => {}
                 }
@@ -181,7 +181,7 @@ fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
     let stamp = ack.stamp;
     match &write.step {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
-        Step::Clear => ctx.l1.flush_and_end_proof(),
+        Step::Clear => ctx.l1.flush_and_revoke_proof(),
         Step::EndLeases => return,
         Step::Expire if ctx.l1.freshness.is_unshared() => {
             ctx.l1.make_stale(&write.key, stamp.version(), now);

@@ -110,7 +110,7 @@ impl<'a> Attempts<'a> {
         // A value that is loaded meanwhile cannot be stored, so each attempt would be a load in vain.
         self.ctx.breaker.admit().map_err(WriteError::refused)?;
         if !self.ctx.l1.freshness.is_unshared() {
-            self.ctx.l1.forget(&self.turn.key);
+            self.ctx.l1.apply_unversioned(&self.turn.key);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, fresh, in_every_order, tagged, version};
+use super::{EPOCH, KEY, NEXT_EPOCH, Stamp, TAG, World, fresh, in_every_order, tagged, version};
 use crate::l1::Op;
 
 /// Nothing, or at least this version.
@@ -10,7 +10,7 @@ fn shows_none_before(world: &World, ver: u64) -> bool {
     world.shown().is_none_or(|(_, shown)| shown >= ver)
 }
 
-/// Rule 3. Another instance writes; one reply is from before, and one may be from after.
+/// Rule 3 (floors). Another instance writes; one reply is from before, and one may be from after.
 #[test]
 fn nothing_older_than_a_message_is_shown_after_it() {
     in_every_order(|world| {
@@ -77,16 +77,16 @@ fn nothing_with_a_tag_is_shown_after_its_invalidation() {
     }
 }
 
-/// Rule 20. Tags are registered, and L1 is emptied before the insert that has them begins: nobody tells their states of
-/// the invalidation.
+/// Rule 20. Tags are registered, and L1 is emptied before the insert that has them begins: the invalidation does
+/// not reach their states.
 #[test]
 fn nothing_with_tags_of_another_generation_is_shown() {
     in_every_order(|world| {
         let writer = world.spawn(|world| {
             let tags = world.l1.register_tags(&[TAG.into()]);
             let op = world.begin();
-            let mark = world.write();
-            world.l1.put_inserted(&op, &tagged(mark, tags));
+            let stamp = world.write();
+            world.l1.put_inserted(&op, &tagged(stamp, tags));
         });
         world.l1.flush_and_keep_proof();
         writer.join().unwrap();
@@ -119,9 +119,9 @@ fn nothing_older_than_a_write_is_shown_after_it() {
     in_every_order(|world| {
         let writer = world.spawn(|world| {
             let op = world.begin();
-            let mark = world.write();
-            world.l1.put_inserted(&op, &fresh(mark));
-            assert!(shows_none_before(&world, mark.1));
+            let stamp = world.write();
+            world.l1.put_inserted(&op, &fresh(stamp));
+            assert!(shows_none_before(&world, stamp.1));
         });
         let subscriber = world.spawn(|world| {
             let ver = world.hear_of_a_write();
@@ -141,15 +141,15 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
     in_every_order(|world| {
         world.read();
         let op = world.begin();
-        let mark = world.write();
-        let writer = world.spawn(move |world| world.l1.put_inserted(&op, &fresh(mark)));
+        let stamp = world.write();
+        let writer = world.spawn(move |world| world.l1.put_inserted(&op, &fresh(stamp)));
         let subscriber = world.spawn(move |world| {
-            world.l1.apply_own([&*world.key], version(mark.0, mark.1));
-            assert!(shows_none_before(&world, mark.1));
+            world.l1.apply_own([&*world.key], version(stamp.0, stamp.1));
+            assert!(shows_none_before(&world, stamp.1));
         });
         writer.join().unwrap();
         subscriber.join().unwrap();
-        assert_eq!(world.shown(), Some(mark));
+        assert_eq!(world.shown(), Some(stamp));
         assert!(world.is_tidy());
     });
 }
@@ -159,11 +159,11 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
 fn versions_never_go_back() {
     for evict in [false, true] {
         in_every_order(move |world| {
-            let publish = |mark: Mark| {
+            let publish = |stamp: Stamp| {
                 let op = world.begin();
                 world.spawn(move |world| {
-                    world.publish(&op, mark);
-                    assert!(shows_none_before(&world, mark.1), "older than an answer");
+                    world.publish(&op, stamp);
+                    assert!(shows_none_before(&world, stamp.1), "older than an answer");
                 })
             };
             let (older, newer) = (publish((EPOCH, 1)), publish((EPOCH, 2)));
@@ -191,7 +191,7 @@ fn moka_knows_all_entries_whatever_it_evicts_meanwhile() {
                 world.read();
             }
             let op = world.begin();
-            let evictor = world.spawn(|world| world.l1.store.run_pending());
+            let evictor = world.spawn(|world| world.l1.entries.run_pending());
             let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
             let subscriber = world.spawn(|world| {
                 let ver = world.hear_of_a_write();
@@ -221,10 +221,10 @@ fn what_is_read_after_a_change_is_not_removed_with_the_former_entry() {
     });
 }
 
-/// All entries were dropped, and the sweep has moka forget them. So it is told of an entry that comes meanwhile, by the
+/// All entries were dropped, and the sweep takes moka away. So an entry that comes meanwhile is admitted, by the
 /// sweep or by the insert.
 #[test]
-fn moka_knows_what_comes_while_it_forgets_the_others() {
+fn moka_knows_what_comes_while_the_former_moka_goes() {
     for is_of_the_same_key in [false, true] {
         in_every_order(move |world| {
             if is_of_the_same_key {
@@ -250,7 +250,7 @@ fn moka_hears_of_the_entries_that_came_before_it() {
         in_every_order(move |world| {
             world.l1.set_capacity(2);
             world.read();
-            assert_eq!(world.l1.store.known(), 0, "there is room");
+            assert_eq!(world.l1.entries.admitted_weight(), 0, "there is room");
             let other = world.spawn(|world| world.read_other("a"));
             let sweep = is_swept.then(|| world.spawn(|world| world.sweep_all()));
             world.read_other("b");
@@ -258,8 +258,8 @@ fn moka_hears_of_the_entries_that_came_before_it() {
             if let Some(sweep) = sweep {
                 sweep.join().unwrap();
             }
-            world.l1.store.tell_of_rest().for_each(drop);
-            assert_eq!(world.l1.store.known(), 3);
+            world.l1.entries.admit_rest().for_each(drop);
+            assert_eq!(world.l1.entries.admitted_weight(), 3);
         });
     }
 }
@@ -282,7 +282,7 @@ fn the_table_grows_unseen() {
             }
             others.join().unwrap();
             assert_eq!(world.shown().is_some(), !is_changed);
-            assert_eq!(world.l1.store.len(), 2 + u64::from(!is_changed));
+            assert_eq!(world.l1.entries.len(), 2 + u64::from(!is_changed));
         });
     }
 }
@@ -294,7 +294,7 @@ fn nothing_from_before_a_key_was_forgotten_is_shown_after_it() {
         let (op, other) = (world.begin(), world.begin());
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
         let writer = world.spawn(|world| {
-            world.l1.forget(&world.key);
+            world.l1.apply_unversioned(&world.key);
             assert_eq!(world.shown(), None);
         });
         world.publish(&other, (EPOCH, 1));
@@ -351,13 +351,13 @@ fn nothing_of_a_former_epoch_keeps_out_what_comes_after_a_flush() {
     });
 }
 
-/// A new connection finds another epoch: the proof is void, and with it all that it covered.
+/// A new connection finds another epoch: the proof is revoked, and with it all that it covered.
 #[test]
 fn nothing_from_before_a_revocation_is_shown_after_it() {
     in_every_order(|world| {
         let op = world.begin();
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
-        world.l1.freshness.flush_and_end_proof();
+        world.l1.freshness.flush_and_revoke_proof();
         assert_eq!(world.shown(), None);
         world.prove(world.l1.freshness.begin_proof());
         assert_eq!(world.shown(), None);
@@ -389,14 +389,14 @@ fn nothing_is_shown_without_a_proof() {
     in_every_order(|world| {
         world.read();
         assert_eq!(world.shown(), Some((EPOCH, 1)));
-        world.l1.freshness.lapse();
+        world.l1.freshness.suspend_proof();
         assert_eq!(world.shown(), None);
         world.prove(world.l1.freshness.begin_proof());
         assert_eq!(world.shown(), Some((EPOCH, 1)));
     });
 }
 
-/// Rule 4: whatever version it was given since.
+/// Rule 4 (detach): whatever version it was given since.
 #[test]
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
@@ -418,8 +418,8 @@ fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     });
 }
 
-/// Rule 11: another program has written a version to L2 that the partition has not issued, and no later version exceeds it.
-/// The next message evicts it all the same, whether it was stored before or is being read.
+/// Rule 11 (versions are compared): another program has written a version to L2 that the partition has not issued, and
+/// no later version exceeds it. The next message evicts it all the same, whether it was stored before or is being read.
 #[test]
 fn a_version_that_was_never_issued_goes_with_the_next_message() {
     in_every_order(move |world| {
@@ -481,7 +481,8 @@ fn nothing_older_follows_a_value_that_has_overtaken_its_message() {
     });
 }
 
-/// Rule 11: what this instance has written is issued, and stays when messages of earlier changes come.
+/// Rule 11 (versions are compared): what this instance has written is issued, and stays when messages of earlier
+/// changes come.
 #[test]
 fn an_own_value_survives_messages_of_earlier_changes() {
     in_every_order(|world| {

@@ -17,7 +17,7 @@ mod proof_first;
 mod single_flight;
 mod stand_ins;
 
-pub(super) use self::stand_ins::{Cell, Policy};
+pub(super) use self::stand_ins::{ArcSlot, Policy};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,9 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Join, L1, LoadOutcome, Op, ProofRequest, Record, RecordHead, SharedRecord, Tags};
+use super::{
+    Join, L1, LoadOutcome, Op, OpNumber, ProofStart, Record, RecordHead, SharedRecord, Tags,
+};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::options::Options;
@@ -47,7 +49,7 @@ const BOUND: u64 = 10;
 const PREEMPTIONS: usize = 2;
 
 /// What identifies a value: its epoch and its version.
-type Mark = (u64, u64);
+type Stamp = (u64, u64);
 
 fn version(epoch: u64, ver: u64) -> Version {
     Version { epoch, ver }
@@ -61,7 +63,7 @@ struct World {
     /// The present time; that of most tests stands still.
     now: Tick,
     key: Key,
-    stored: Arc<Mutex<Mark>>,
+    stored: Arc<Mutex<Stamp>>,
     /// The version with which the tag was invalidated last.
     tag_version: Arc<Mutex<u64>>,
 }
@@ -126,13 +128,13 @@ impl World {
     }
 
     /// What L2 answers: the stored value.
-    fn ask(&self) -> Mark {
+    fn ask(&self) -> Stamp {
         *self.stored.lock().unwrap()
     }
 
     /// Publishes what L2 has answered, if it is usable.
-    fn publish(&self, op: &Op, mark: Mark) {
-        let fresh = fresh(mark);
+    fn publish(&self, op: &Op, stamp: Stamp) {
+        let fresh = fresh(stamp);
         if self.l1.is_usable(op, &fresh, self.now) {
             self.l1.put_read(op, &fresh);
         }
@@ -169,28 +171,28 @@ impl World {
     /// A look-up of a value with the tag.
     fn read_tagged(&self) {
         let op = self.begin();
-        let Some((mark, tags)) = self.ask_with_tag() else {
+        let Some((stamp, tags)) = self.ask_with_tag() else {
             return;
         };
-        let fresh = tagged(mark, tags);
+        let fresh = tagged(stamp, tags);
         if self.l1.is_usable(&op, &fresh, self.now) {
             self.l1.put_read(&op, &fresh);
         }
     }
 
     /// L2's value, if the tag does not say that it is old. Asks for the tag version, unless the instance knows the tag.
-    fn ask_with_tag(&self) -> Option<(Mark, Tags)> {
-        let mark = self.ask();
+    fn ask_with_tag(&self) -> Option<(Stamp, Tags)> {
+        let stamp = self.ask();
         let tags = self.l1.register_tags(&[TAG.into()]);
         let state = tags.iter().next().unwrap();
         if !state.is_known(self.l1.freshness.generation()) {
             let tag_version = *self.tag_version.lock().unwrap();
-            if tag_version > mark.1 {
+            if tag_version > stamp.1 {
                 return None;
             }
             state.learn(tag_version);
         }
-        tags.allow(mark.1).then_some((mark, tags))
+        tags.allow(stamp.1).then_some((stamp, tags))
     }
 
     /// The tag is invalidated, and the message comes. Returns the version.
@@ -207,7 +209,7 @@ impl World {
         ver
     }
 
-    fn write_tag(&self) -> Mark {
+    fn write_tag(&self) -> Stamp {
         let stored = self.stored.lock().unwrap();
         let (epoch, ver) = *stored;
         let mut tag_version = self.tag_version.lock().unwrap();
@@ -222,7 +224,7 @@ impl World {
         ver
     }
 
-    fn write(&self) -> Mark {
+    fn write(&self) -> Stamp {
         let mut stored = self.stored.lock().unwrap();
         stored.1 = self.after(stored.1);
         *stored
@@ -234,7 +236,7 @@ impl World {
     }
 
     /// A load fills L2, unless another value has come since it was granted the lease.
-    fn fill(&self, lease: Mark) -> Option<Mark> {
+    fn fill(&self, lease: Stamp) -> Option<Stamp> {
         let mut stored = self.stored.lock().unwrap();
         (*stored == lease).then(|| {
             stored.1 = self.after(stored.1);
@@ -243,7 +245,7 @@ impl World {
     }
 
     /// L2 changes, and the instance notices only in which epoch it is now.
-    fn flush_after(&self, change: impl FnOnce(&mut Mark)) {
+    fn flush_after(&self, change: impl FnOnce(&mut Stamp)) {
         let mut stored = self.stored.lock().unwrap();
         change(&mut stored);
         self.l1.flush(stored.0);
@@ -251,11 +253,11 @@ impl World {
 
     fn remove_gone(&self) {
         let is_gone = |record: &Record| self.l1.is_gone(record, self.now);
-        self.l1.store.remove_where(is_gone).for_each(drop);
+        self.l1.entries.remove_where(is_gone).for_each(drop);
     }
 
     /// All messages up to a question have been applied.
-    fn prove(&self, asked: ProofRequest) {
+    fn prove(&self, asked: ProofStart) {
         let partition = PartitionClock {
             incarnation: 1,
             epoch: self.l1.freshness.epoch(),
@@ -269,7 +271,10 @@ impl World {
 
     fn join_load(&self) -> Join<LoadOutcome> {
         let caller = self.l1.freshness.caller(self.now);
-        self.l1.in_flight.join_load(&self.key, caller, 0, false).0
+        self.l1
+            .in_flight
+            .join_load(&self.key, caller, OpNumber::FIRST, false)
+            .0
     }
 
     fn refresh(&self) -> Option<Op> {
@@ -279,7 +284,7 @@ impl World {
     }
 
     /// The entry that is served.
-    fn shown(&self) -> Option<Mark> {
+    fn shown(&self) -> Option<Stamp> {
         let record = self.l1.get(KEY, self.now)?;
         Some((*record.value().typed(), record.version.ver))
     }
@@ -287,30 +292,30 @@ impl World {
     /// The sweep of all entries, after most have gone together.
     fn sweep_all(&self) {
         self.l1.sweep_all(self.now).1.for_each(drop);
-        self.l1.store.tell_of_rest().for_each(drop);
+        self.l1.entries.admit_rest().for_each(drop);
     }
 
     /// Whether L1 has exactly what it shows, and moka knows of it.
     fn is_tidy(&self) -> bool {
-        let len = self.l1.store.len();
-        len == u64::from(self.shown().is_some()) && len <= self.l1.store.known()
+        let len = self.l1.entries.len();
+        len == u64::from(self.shown().is_some()) && len <= self.l1.entries.admitted_weight()
     }
 }
 
 /// A value of this epoch and version.
-fn fresh(mark: Mark) -> SharedRecord {
-    tagged(mark, Tags::default())
+fn fresh(stamp: Stamp) -> SharedRecord {
+    tagged(stamp, Tags::default())
 }
 
-fn tagged(mark: Mark, tags: Tags) -> SharedRecord {
-    entry(KEY, mark, tags)
+fn tagged(stamp: Stamp, tags: Tags) -> SharedRecord {
+    entry(KEY, stamp, tags)
 }
 
-fn entry(key: &str, mark: Mark, tags: Tags) -> SharedRecord {
-    entry_of(key, mark, mark.0, tags)
+fn entry(key: &str, stamp: Stamp, tags: Tags) -> SharedRecord {
+    entry_of(key, stamp, stamp.0, tags)
 }
 
-fn entry_of(key: &str, (epoch, ver): Mark, value: impl Value, tags: Tags) -> SharedRecord {
+fn entry_of(key: &str, (epoch, ver): Stamp, value: impl Value, tags: Tags) -> SharedRecord {
     let head = RecordHead::endless(version(epoch, ver));
     Arc::new(Record::new(key.into(), AnyValue::new(value), head, tags))
 }

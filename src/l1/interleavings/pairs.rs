@@ -8,8 +8,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{BOUND, EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, entry_of, in_every_order, version};
-use crate::l1::{Join, JoinRead, LoadOutcome, Op, Outcome, Record, SharedRecord, Tags};
+use super::{BOUND, EPOCH, KEY, NEXT_EPOCH, Stamp, TAG, World, entry_of, in_every_order, version};
+use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpNumber, Outcome, Record, SharedRecord, Tags};
 use crate::util::lock::lock;
 use crate::vocabulary::{Source, Version};
 
@@ -23,7 +23,7 @@ const OPERATIONS: [Operation; 32] = [
     ("hit", |side| {
         side.look_up(|world| {
             let found = world.l1.look_up(&world.key, world.now);
-            found.inspect(|record| world.l1.store.note_hit(record))
+            found.inspect(|record| world.l1.entries.note_hit(record))
         });
     }),
     ("unproven look-up", |side| {
@@ -45,7 +45,11 @@ const OPERATIONS: [Operation; 32] = [
         let caller = side.world.l1.freshness.caller(side.world.now);
         let join = |world: &World| {
             let in_flight = &world.l1.in_flight;
-            Some(in_flight.join_load(&world.key, caller, 0, false).0)
+            Some(
+                in_flight
+                    .join_load(&world.key, caller, OpNumber::FIRST, false)
+                    .0,
+            )
         };
         side.load(join);
     }),
@@ -79,7 +83,7 @@ const OPERATIONS: [Operation; 32] = [
     ("clear", |side| {
         side.catch_up(|_| {
             side.bar(|world| {
-                world.l1.flush_and_end_proof();
+                world.l1.flush_and_revoke_proof();
                 world.flush_after(|stored| {
                     if stored.0 == EPOCH {
                         *stored = (NEXT_EPOCH, 1);
@@ -92,14 +96,14 @@ const OPERATIONS: [Operation; 32] = [
     ("switch", |side| {
         side.catch_up(|_| side.bar(|world| world.l1.flush_and_keep_proof()))
     }),
-    ("forget", |side| {
-        side.bar(|world| world.l1.forget(&world.key));
+    ("unversioned", |side| {
+        side.bar(|world| world.l1.apply_unversioned(&world.key));
     }),
-    ("forget a prefix", |side| {
-        side.bar(|world| world.l1.forget_prefix(&world.key, world.now));
+    ("unversioned prefix", |side| {
+        side.bar(|world| world.l1.apply_unversioned_prefix(&world.key, world.now));
     }),
-    ("forget a tag", |side| {
-        side.world.l1.forget_tag(TAG);
+    ("unversioned tag", |side| {
+        side.world.l1.apply_unversioned_tag(TAG);
         side.note(|seen| seen.first_tagged = seen.begun_before);
     }),
     ("evict", |side| {
@@ -116,12 +120,14 @@ const OPERATIONS: [Operation; 32] = [
         let (epoch, ver) = world.write();
         (world.l1).make_stale(&world.key, version(epoch, ver), world.now);
     }),
-    ("end of the proof", |side| side.world.l1.freshness.end()),
+    ("end of the proof", |side| {
+        side.world.l1.freshness.end_proof()
+    }),
     ("sweep", |side| side.world.remove_gone()),
     ("sweep, and moka evicts", |side| {
         let Side { world, .. } = side;
         world.l1.sweep(world.now).for_each(drop);
-        world.l1.store.run_pending();
+        world.l1.entries.run_pending();
     }),
     ("sweep of the expired", |side| {
         let Side { world, .. } = side;
@@ -154,9 +160,9 @@ struct Seen {
     /// How many operations have begun; as many as this had begun when the two did.
     begun: u64,
     begun_before: u64,
-    newest: Mark,
+    newest: Stamp,
     /// The last invalidation of the tag.
-    tag: Mark,
+    tag: Stamp,
     /// Values of operations with a lower number are not shown; and those with the tag.
     first: u64,
     first_tagged: u64,
@@ -189,11 +195,11 @@ impl Side {
         let Some(record) = find(&self.world) else {
             return;
         };
-        let (mark, number) = (mark(&record), *record.value().typed::<u64>());
+        let (stamp, number) = (stamp(&record), *record.value().typed::<u64>());
         let is_current = number >= seen.first
-            && (!record.has_tags() || number >= seen.first_tagged && mark > seen.tag);
-        assert!(mark >= seen.newest && is_current, "{mark:?}");
-        self.handed_out(mark);
+            && (!record.has_tags() || number >= seen.first_tagged && stamp > seen.tag);
+        assert!(stamp >= seen.newest && is_current, "{stamp:?}");
+        self.handed_out(stamp);
     }
 
     fn look(&self) {
@@ -208,7 +214,7 @@ impl Side {
     }
 
     /// Publishes a value that L2 has sent, and hands it out, if it is usable.
-    fn publish(&self, op: &Op, number: u64, at: Mark, tags: Tags) -> SharedRecord {
+    fn publish(&self, op: &Op, number: u64, at: Stamp, tags: Tags) -> SharedRecord {
         let fresh = entry_of(KEY, at, number, tags);
         if self.world.l1.is_usable(op, &fresh, self.world.now) {
             self.world.l1.put_read(op, &fresh);
@@ -255,7 +261,7 @@ impl Side {
         };
         self.promise(move || {
             if let Some(Ok(Some(outcome))) = result.peek() {
-                assert!(mark(&outcome.record) >= newest, "older than the caller");
+                assert!(stamp(&outcome.record) >= newest, "older than the caller");
             }
         });
         let Some((op, sender)) = begun else {
@@ -274,7 +280,7 @@ impl Side {
         sender.send(Ok(Some(Outcome::fresh(fresh, Source::Loader))));
     }
 
-    fn insert(&self, first: impl FnOnce(&World, Mark)) {
+    fn insert(&self, first: impl FnOnce(&World, Stamp)) {
         let op = self.world.begin();
         let number = self.number();
         let at = self.world.write();
@@ -292,7 +298,7 @@ impl Side {
     }
 
     /// A change was applied, or a value was handed out.
-    fn handed_out(&self, at: Mark) {
+    fn handed_out(&self, at: Stamp) {
         self.note(|seen| seen.newest = seen.newest.max(at));
     }
 
@@ -328,20 +334,20 @@ impl Side {
         self.catch_up(|world| self.hear(|at| world.l1.apply([KEY], at)));
         self.look();
         self.read();
-        let shown = world.l1.get(KEY, world.now).map(|record| mark(&record));
-        let stored = world.l1.store.has_room().then(|| world.ask());
+        let shown = world.l1.get(KEY, world.now).map(|record| stamp(&record));
+        let stored = world.l1.entries.has_room().then(|| world.ask());
         assert_eq!(shown, stored, "nothing keeps a read out");
 
         world.remove_gone();
         let shown = world.l1.keys(9, world.now).len() as u64;
-        assert_eq!(world.l1.store.len(), shown, "nothing is left hidden");
-        world.l1.store.tell_of_rest().for_each(drop);
-        world.l1.store.run_pending();
-        assert_eq!(world.l1.store.len(), 0, "moka knows all");
+        assert_eq!(world.l1.entries.len(), shown, "nothing is left hidden");
+        world.l1.entries.admit_rest().for_each(drop);
+        world.l1.entries.run_pending();
+        assert_eq!(world.l1.entries.len(), 0, "moka knows all");
     }
 }
 
-fn mark(record: &Record) -> Mark {
+fn stamp(record: &Record) -> Stamp {
     (record.version.epoch, record.version.ver)
 }
 
@@ -395,7 +401,14 @@ const LEFT_OUT: [&str; 8] = [
 #[test]
 fn the_table_has_all_that_l1_does() {
     let here = concat!(include_str!("pairs.rs"), include_str!("mod.rs"));
-    let l1 = concat!(include_str!("../mod.rs"), include_str!("../in_flight.rs"));
+    let l1 = concat!(
+        include_str!("../look_up.rs"),
+        include_str!("../put.rs"),
+        include_str!("../changes.rs"),
+        include_str!("../sweeping.rs"),
+        include_str!("../in_flight.rs"),
+        include_str!("../mod.rs"),
+    );
     let methods = l1.split("    pub(crate) fn ").skip(1);
     let names = methods.filter_map(|method| method.split(['(', '<']).next());
     let missing: Vec<_> = names

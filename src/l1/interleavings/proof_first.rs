@@ -1,7 +1,7 @@
 //! Look-ups and joins while an instance that has missed messages catches up: it applies what it has missed, and then has
 //! a proof. Nothing that a caller finds before that may be judged by that proof (rules 5 and 8).
 
-use super::{Mark, NEXT_EPOCH, World, in_every_order};
+use super::{NEXT_EPOCH, Stamp, World, in_every_order};
 use crate::ablation::{Rule, switch_off};
 
 /// How an instance hears of a change that it has missed, before it has the next proof.
@@ -21,7 +21,7 @@ const CATCH_UPS: [(&str, CatchUp); 6] = [
         world.miss_a_write();
     }),
     ("clear", |world| {
-        world.l1.flush_and_end_proof();
+        world.l1.flush_and_revoke_proof();
         world.l1.flush(NEXT_EPOCH);
     }),
     ("switch", |world| world.l1.flush_and_keep_proof()),
@@ -47,7 +47,7 @@ fn fails(test: fn()) -> bool {
     std::panic::catch_unwind(test).is_err()
 }
 
-fn no_look_up_is_judged_by_a_later_proof(look_up: fn(&World) -> Option<Mark>) {
+fn no_look_up_is_judged_by_a_later_proof(look_up: fn(&World) -> Option<Stamp>) {
     for (name, catch_up) in CATCH_UPS {
         in_every_order(move |world| {
             let world = changed_long_ago(world);
@@ -59,12 +59,12 @@ fn no_look_up_is_judged_by_a_later_proof(look_up: fn(&World) -> Option<Mark>) {
     }
 }
 
-fn mark(record: Option<crate::l1::SharedRecord>) -> Option<Mark> {
+fn stamp(record: Option<crate::l1::SharedRecord>) -> Option<Stamp> {
     record.map(|record| (*record.value().typed(), record.version.ver))
 }
 
 fn whole_look_ups() {
-    no_look_up_is_judged_by_a_later_proof(|world| mark(world.l1.look_up(&world.key, world.now)));
+    no_look_up_is_judged_by_a_later_proof(|world| stamp(world.l1.look_up(&world.key, world.now)));
 }
 
 #[test]
@@ -84,15 +84,15 @@ fn an_entry_that_is_too_old_without_a_proof_is_not_judged_by_a_later_one() {
     use std::time::Duration;
     no_look_up_is_judged_by_a_later_proof(|world| {
         let limit = Duration::from_nanos(1);
-        mark(world.l1.get_unproven(&world.key, world.now, limit))
+        stamp(world.l1.get_unproven(&world.key, world.now, limit))
     });
     no_look_up_is_judged_by_a_later_proof(|world| {
         let (kept, limit) = (Duration::from_secs(1), Duration::from_nanos(1));
-        mark((world.l1).get_fallback(&world.key, world.now, kept, Some(limit)))
+        stamp((world.l1).get_fallback(&world.key, world.now, kept, Some(limit)))
     });
     no_look_up_is_judged_by_a_later_proof(|world| {
         let kept = Duration::from_secs(1);
-        mark(world.l1.get_fallback(&world.key, world.now, kept, None))
+        stamp(world.l1.get_fallback(&world.key, world.now, kept, None))
     });
 }
 

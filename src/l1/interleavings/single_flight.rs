@@ -9,10 +9,10 @@ use crate::vocabulary::Source;
 fn load(world: &World) -> SharedResult<LoadOutcome> {
     let Join { result, begun } = world.join_load();
     if let Some((op, sender)) = begun {
-        let mark = world.ask();
-        world.publish(&op, mark);
+        let stamp = world.ask();
+        world.publish(&op, stamp);
         drop(op);
-        let outcome = Outcome::fresh(fresh(mark), Source::Loader);
+        let outcome = Outcome::fresh(fresh(stamp), Source::Loader);
         sender.send(Ok(Some(outcome)));
     }
     result
@@ -35,9 +35,9 @@ fn read_or_begin(world: &World) -> Shared {
 }
 
 fn found(world: &World, op: &Op) -> ReadOutcome {
-    let mark = world.ask();
-    world.publish(op, mark);
-    Ok(fresh(mark))
+    let stamp = world.ask();
+    world.publish(op, stamp);
+    Ok(fresh(stamp))
 }
 
 /// Joins the read of the key, or runs it.

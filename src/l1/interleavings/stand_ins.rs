@@ -1,4 +1,4 @@
-//! Stand-ins for moka and for the cells of the table: their steps are ones that loom can see.
+//! Stand-ins for moka and for the slots of the table: their steps are ones that loom can see.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -19,14 +19,14 @@ pub(in crate::l1) struct Policy {
 struct Moka {
     /// `None` until it is made.
     hashes: Option<BTreeSet<u64>>,
-    /// The first bucket that it was not told of. `None` if there is none.
-    next_untold: Option<u64>,
+    /// The first bucket that was not admitted. `None` if there is none.
+    next_unadmitted_bucket: Option<u64>,
 }
 
 impl Moka {
     fn made(&mut self) -> &mut BTreeSet<u64> {
         if self.hashes.is_none() {
-            self.next_untold = Some(0);
+            self.next_unadmitted_bucket = Some(0);
         }
         self.hashes.get_or_insert_default()
     }
@@ -54,7 +54,7 @@ impl Policy {
     }
 
     #[expect(clippy::unused_self, reason = "as moka's")]
-    pub(in crate::l1) fn is_of_other_capacity(&self) -> bool {
+    pub(in crate::l1) fn awaits_new_capacity(&self) -> bool {
         false
     }
 
@@ -63,27 +63,27 @@ impl Policy {
     }
 
     /// The keys are found under the lock, as in moka's, and taken in after it.
-    pub(in crate::l1) fn tell_next(
+    pub(in crate::l1) fn admit_next_bucket(
         &self,
         keys: impl FnOnce(u64) -> Option<Vec<(u64, u32)>>,
     ) -> Option<u64> {
         let keys = {
             let mut moka = lock(&self.moka);
             moka.made();
-            let place = moka.next_untold?;
+            let place = moka.next_unadmitted_bucket?;
             let keys = keys(place);
-            moka.next_untold = keys.as_ref().map(|_| place + 1);
+            moka.next_unadmitted_bucket = keys.as_ref().map(|_| place + 1);
             keys?
         };
         for &(hash, weight) in &keys {
-            self.tell(hash, weight);
+            self.admit(hash, weight);
         }
         Some(keys.len() as u64)
     }
 
     pub(in crate::l1) fn knows_all(&self) -> bool {
         let moka = lock(&self.moka);
-        moka.hashes.is_some() && moka.next_untold.is_none()
+        moka.hashes.is_some() && moka.next_unadmitted_bucket.is_none()
     }
 
     #[expect(clippy::unused_self, reason = "as moka's")]
@@ -92,13 +92,13 @@ impl Policy {
     }
 
     #[expect(clippy::unused_self, reason = "as moka's, which counts look-ups")]
-    pub(in crate::l1) fn record(&self, _hash: u64) {}
+    pub(in crate::l1) fn note_access(&self, _hash: u64) {}
 
-    pub(in crate::l1) fn tell(&self, hash: u64, _weight: u32) -> bool {
+    pub(in crate::l1) fn admit(&self, hash: u64, _weight: u32) -> bool {
         let knows_all = {
             let mut moka = lock(&self.moka);
             moka.made().insert(hash);
-            moka.next_untold.is_none()
+            moka.next_unadmitted_bucket.is_none()
         };
         if self.capacity() == 0 {
             self.run_pending();
@@ -112,7 +112,7 @@ impl Policy {
         removed.is_some()
     }
 
-    pub(in crate::l1) fn forget_all(&self) -> impl Send + use<> {
+    pub(in crate::l1) fn take_moka(&self) -> impl Send + use<> {
         lock(&self.moka).hashes.take()
     }
 
@@ -127,10 +127,10 @@ impl Policy {
     }
 }
 
-/// As a cell that is swapped atomically.
-pub(in crate::l1) struct Cell<T>(Mutex<Option<Arc<T>>>);
+/// As a slot that is swapped atomically.
+pub(in crate::l1) struct ArcSlot<T>(Mutex<Option<Arc<T>>>);
 
-impl<T> Cell<T> {
+impl<T> ArcSlot<T> {
     pub(in crate::l1) fn of(held: Option<Arc<T>>) -> Self {
         Self(Mutex::new(held))
     }
@@ -153,5 +153,5 @@ impl<T> Cell<T> {
         mem::replace(&mut *lock(&self.0), by)
     }
 
-    pub(in crate::l1) fn forget_if_empty(self) {}
+    pub(in crate::l1) fn skip_drop_if_empty(self) {}
 }

@@ -6,35 +6,38 @@
 //! hottest keys are in the sample by chance, the share would be too high, so the misses of the sample are compared with
 //! the look-ups of all keys, which are counted (SHARDS-adj, FAST 2015).
 //!
-//! A hit of an entry in the sample changes nothing if all simulated caches have the key and were told of a hit in their
+//! A hit of an entry in the sample changes nothing if all simulated caches have the key and have noted a hit in their
 //! present [era](super::era). The entry has a [`Mark`] then, and further hits are not simulated until the mark changes.
 
 mod frequency_sketch;
+mod mark;
 mod simulated_cache;
 mod simulation;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub(super) use self::mark::Mark;
+
+use self::mark::PresentMark;
 use self::simulation::{Counts, Simulation, real};
-use super::era::{Mark, MarkCell};
 use crate::stats::{Counters, SizeAdvice};
 use crate::util::lock::lock;
 
 /// The steps of the simulation after which it is asked whether a stretch has ended.
-const STEPS: u32 = 64;
+const STEPS_PER_COUNT: u32 = 64;
 
 /// Which capacity L1 would need for which hit rate.
 pub(crate) struct SizeAdvisor {
     /// Keys with a lower hash are in the sample.
-    below: AtomicU64,
+    sample_below: AtomicU64,
     /// How many look-ups L1 did not answer.
     misses: AtomicU64,
     counters: Arc<Counters>,
     is_weighed: bool,
     simulation: Mutex<Simulation>,
     /// The mark of entries whose hits would change nothing. Written under the lock.
-    mark: MarkCell,
+    mark: PresentMark,
 }
 
 impl SizeAdvisor {
@@ -42,12 +45,12 @@ impl SizeAdvisor {
     pub(crate) fn new(capacity: u64, is_weighed: bool, counters: &Arc<Counters>) -> Self {
         let simulation = Simulation::of(capacity, is_weighed);
         Self {
-            below: AtomicU64::new(simulation.below),
+            sample_below: AtomicU64::new(simulation.sample_below),
             misses: AtomicU64::new(0),
             counters: Arc::clone(counters),
             is_weighed,
             simulation: Mutex::new(simulation),
-            mark: MarkCell::default(),
+            mark: PresentMark::default(),
         }
     }
 
@@ -57,15 +60,16 @@ impl SizeAdvisor {
         *simulation = Simulation::of(capacity, self.is_weighed);
         simulation.begun = self.counts();
         self.mark.set(self.mark.get().next());
-        self.below.store(simulation.below, Ordering::Relaxed);
+        self.sample_below
+            .store(simulation.sample_below, Ordering::Relaxed);
     }
 
-    /// The mark of an entry whose hits the advice has not been told of.
+    /// The mark of an entry whose hits were not reported to the advisor.
     pub(super) fn mark(&self, hash: u64) -> Mark {
         if self.is_sampled(hash) {
-            Mark::OPEN
+            Mark::UNREPORTED
         } else {
-            Mark::NONE
+            Mark::NOT_SAMPLED
         }
     }
 
@@ -81,7 +85,7 @@ impl SizeAdvisor {
     /// Takes note of an entry that is stored. Returns its mark.
     pub(super) fn note_insert(&self, hash: u64, weight: u32) -> Mark {
         let mark = self.mark(hash);
-        if mark != Mark::NONE {
+        if mark != Mark::NOT_SAMPLED {
             self.simulate(|simulation| simulation.insert(hash, weight));
         }
         mark
@@ -89,37 +93,38 @@ impl SizeAdvisor {
 
     /// Whether hits of an entry with this mark are to be noted.
     pub(super) fn awaits(&self, mark: Mark) -> bool {
-        mark != Mark::NONE && mark != self.mark.get()
+        mark != Mark::NOT_SAMPLED && mark != self.mark.get()
     }
 
     /// Takes note of a look-up that L1 has answered. Returns the mark that the entry has from now on.
     pub(super) fn note_hit(&self, hash: u64, weight: u32) -> Mark {
         if !self.is_sampled(hash) {
-            return Mark::NONE;
+            return Mark::NOT_SAMPLED;
         }
         let hit = |simulation: &mut Simulation| (simulation.hit(hash, weight), self.mark.get());
         // The mark before this step: should the step itself change it, the next hit is simulated, too.
         match self.simulate(hit) {
             (true, mark) => mark,
-            (false, _) => Mark::OPEN,
+            (false, _) => Mark::UNREPORTED,
         }
     }
 
     fn is_sampled(&self, hash: u64) -> bool {
-        hash < self.below.load(Ordering::Relaxed)
+        hash < self.sample_below.load(Ordering::Relaxed)
     }
 
     fn simulate<T>(&self, step: impl FnOnce(&mut Simulation) -> T) -> T {
         let mut simulation = lock(&self.simulation);
         simulation.steps += 1;
-        if simulation.steps == STEPS {
+        if simulation.steps == STEPS_PER_COUNT {
             simulation.steps = 0;
             simulation.count(self.counts());
         }
         let result = step(&mut simulation);
         if simulation.has_changed() {
             self.mark.set(self.mark.get().next());
-            self.below.store(simulation.below, Ordering::Relaxed);
+            self.sample_below
+                .store(simulation.sample_below, Ordering::Relaxed);
         }
         result
     }
@@ -209,11 +214,11 @@ mod tests {
         let advisor = SizeAdvisor::new(40, true, &Arc::default());
         let highest = u64::MAX - 1;
         let mark = advisor.note_insert(highest, 1);
-        assert_eq!(mark, Mark::OPEN);
-        lock(&advisor.simulation).below = 1;
-        advisor.below.store(1, Ordering::Relaxed);
+        assert_eq!(mark, Mark::UNREPORTED);
+        lock(&advisor.simulation).sample_below = 1;
+        advisor.sample_below.store(1, Ordering::Relaxed);
         assert!(advisor.awaits(mark));
-        assert_eq!(advisor.note_hit(highest, 1), Mark::NONE);
-        assert!(!advisor.awaits(Mark::NONE));
+        assert_eq!(advisor.note_hit(highest, 1), Mark::NOT_SAMPLED);
+        assert!(!advisor.awaits(Mark::NOT_SAMPLED));
     }
 }

@@ -5,7 +5,7 @@ use hashbrown::HashTable;
 use super::frequency_sketch::FrequencySketch;
 use crate::l1::era;
 
-/// A cache of keys alone, with the policy that moka has and with what the [`Store`](crate::l1::store) tells moka: the least
+/// A cache of keys alone, with the policy that moka has and with what [`BoundedEntries`](crate::l1::bounded_entries) reports to moka: the least
 /// recently used entries make room for a new one if they were looked up less often, all together.
 pub(super) struct SimulatedCache {
     capacity: u64,
@@ -34,7 +34,7 @@ struct Node {
 }
 
 /// The node that has no entry.
-const ENDS: u32 = 0;
+const RING_ENDS: u32 = 0;
 
 #[allow(clippy::indexing_slicing, reason = "a place is one in the list")]
 impl SimulatedCache {
@@ -87,7 +87,7 @@ impl SimulatedCache {
         }
         let place = self.free.pop().unwrap_or_else(|| {
             self.list.push(Node::default());
-            u32::try_from(self.list.len() - 1).unwrap_or(ENDS)
+            u32::try_from(self.list.len() - 1).unwrap_or(RING_ENDS)
         });
         let list = &self.list;
         let hash_of = |place: &u32| spread(list[*place as usize].hash);
@@ -108,18 +108,18 @@ impl SimulatedCache {
         true
     }
 
-    /// Removes the entries whose place a new one takes that was looked up so often. Returns whether there is room for
-    /// it.
+    /// Makes room for a new entry of this weight that was looked up `frequency` times. Removes the least recently used
+    /// entries for it, if all of these together were looked up less often. Returns whether there is room.
     fn makes_room(&mut self, frequency: u64, weight: u32) -> bool {
         if self.weight + u64::from(weight) <= self.capacity {
             return true;
         }
         let (mut victims, mut freed, mut theirs) = (0, 0, 0);
-        let mut victim = self.node(ENDS).newer;
+        let mut victim = self.node(RING_ENDS).newer;
         while freed < u64::from(weight) {
             let node = self.node(victim);
             theirs += self.frequencies.count_of(node.hash);
-            if victim == ENDS || theirs >= frequency {
+            if victim == RING_ENDS || theirs >= frequency {
                 return false;
             }
             freed += u64::from(node.weight);
@@ -127,18 +127,18 @@ impl SimulatedCache {
             victim = node.newer;
         }
         for _ in 0..victims {
-            self.remove(self.node(ENDS).newer);
+            self.remove(self.node(RING_ENDS).newer);
         }
         true
     }
 
     /// Keeps the keys with a lower hash, as far as there is room.
-    pub(super) fn shrink(&mut self, below: u64, capacity: u64) {
+    pub(super) fn shrink(&mut self, sample_below: u64, capacity: u64) {
         self.capacity = capacity;
-        let mut place = self.node(ENDS).newer;
-        while place != ENDS {
+        let mut place = self.node(RING_ENDS).newer;
+        while place != RING_ENDS {
             let node = self.node(place);
-            if node.hash >= below {
+            if node.hash >= sample_below {
                 self.remove(place);
             }
             place = node.newer;
@@ -148,7 +148,7 @@ impl SimulatedCache {
 
     fn evict_excess(&mut self) {
         while self.weight > self.capacity {
-            self.remove(self.node(ENDS).newer);
+            self.remove(self.node(RING_ENDS).newer);
         }
     }
 
@@ -192,16 +192,16 @@ impl SimulatedCache {
 
     /// Makes an entry the most recently used one.
     fn link(&mut self, place: u32, hash: u64, weight: u32) {
-        let older = self.node(ENDS).older;
+        let older = self.node(RING_ENDS).older;
         self.list[place as usize] = Node {
             hash,
             weight,
             older,
-            newer: ENDS,
+            newer: RING_ENDS,
             era: self.era,
         };
         self.list[older as usize].newer = place;
-        self.list[ENDS as usize].older = place;
+        self.list[RING_ENDS as usize].older = place;
         self.weight += u64::from(weight);
     }
 
@@ -214,10 +214,10 @@ impl SimulatedCache {
 
     /// Checks that each linked node is an entry, with a hash below this.
     #[cfg(test)]
-    pub(super) fn check(&self, below: u64) {
+    pub(super) fn check(&self, sample_below: u64) {
         let linked = self.list.len() - 1 - self.free.len();
         assert_eq!(linked, self.len());
-        let is_sampled = |node: &Node| node.hash < below;
+        let is_sampled = |node: &Node| node.hash < sample_below;
         assert!((self.list.iter()).all(|node| is_sampled(node) || self.place(node.hash).is_none()));
     }
 

@@ -7,17 +7,17 @@ use crate::stats::SizeAdvice;
 
 /// How many entries the simulated cache of the present capacity has, unless L1 has fewer: the least, and the most. With
 /// 200 the estimates are seldom 3 points off; with more of them, hits take longer.
-const ENTRIES: [u64; 2] = [200, 512];
+const SIMULATED_ENTRIES_RANGE: [u64; 2] = [200, 512];
 /// Between these bounds, one in this many of the entries that L1 has.
-const PART: u64 = 50;
+const SIMULATED_ONE_IN: u64 = 50;
 /// How many entries all simulated caches have together, at most: 600 KiB.
-const MOST_ENTRIES: usize = 8_064;
+const MAX_SIMULATED_ENTRIES: usize = 8_064;
 /// Look-ups are counted in stretches. This is about the number of a stretch that are in the sample.
-const STRETCH: f64 = 4_096.0;
+const SAMPLED_PER_STRETCH: f64 = 4_096.0;
 /// The first stretches, in which the simulated caches fill. They do not count.
-const WARM_UP: f64 = 4.0;
+const WARM_UP_STRETCHES: f64 = 4.0;
 /// After each stretch this part of the count stays.
-const KEPT: f64 = 15.0 / 16.0;
+const KEPT_PER_STRETCH: f64 = 15.0 / 16.0;
 
 /// The look-ups of L1.
 #[derive(Clone, Copy, Default)]
@@ -33,7 +33,7 @@ pub(super) struct Simulation {
     /// Which part of the keys is in the sample.
     rate: f64,
     /// The hash that these keys are below.
-    pub(super) below: u64,
+    pub(super) sample_below: u64,
     /// One for each of [`SizeAdvice::FACTORS`].
     pub(super) caches: [SimulatedCache; SizeAdvice::FACTORS.len()],
     /// How many look-ups each of them would not have answered, with all keys.
@@ -50,8 +50,8 @@ pub(super) struct Simulation {
 impl Simulation {
     /// At first.
     pub(super) fn of(capacity: u64, is_weighed: bool) -> Self {
-        let [least, most] = ENTRIES;
-        let entries = (capacity / PART).clamp(least, most);
+        let [least, most] = SIMULATED_ENTRIES_RANGE;
+        let entries = (capacity / SIMULATED_ONE_IN).clamp(least, most);
         // With weights it is not known how many entries there are: all keys are in the sample until there are too many.
         let rate = if is_weighed {
             1.0
@@ -65,7 +65,7 @@ impl Simulation {
         Self {
             capacity,
             rate,
-            below: below(rate),
+            sample_below: sample_below(rate),
             caches: SizeAdvice::FACTORS
                 .map(|factor| SimulatedCache::new(scaled(capacity, factor * rate))),
             missed: Default::default(),
@@ -79,12 +79,12 @@ impl Simulation {
     /// Ends the stretches that are over. Those in which all hits changed nothing end together.
     pub(super) fn count(&mut self, now: Counts) {
         let since = now.minus(self.begun);
-        let stretches = since.look_ups * self.rate / STRETCH;
+        let stretches = since.look_ups * self.rate / SAMPLED_PER_STRETCH;
         if stretches < 1.0 {
             return;
         }
-        if self.stretches < WARM_UP {
-            let skipped = stretches.floor().min(WARM_UP - self.stretches);
+        if self.stretches < WARM_UP_STRETCHES {
+            let skipped = stretches.floor().min(WARM_UP_STRETCHES - self.stretches);
             self.stretches += skipped;
             self.begun = self.begun.plus(since.times(skipped / stretches));
             self.missed = Default::default();
@@ -92,7 +92,7 @@ impl Simulation {
         }
         self.stretches += stretches;
         self.begun = now;
-        let kept = KEPT.powf(stretches);
+        let kept = KEPT_PER_STRETCH.powf(stretches);
         self.missed = self.missed.map(|missed| missed * kept);
         self.counted = self.counted.plus(since).times(kept);
     }
@@ -100,7 +100,7 @@ impl Simulation {
     /// A look-up that L1 has answered. Returns whether all simulated caches have the key now.
     pub(super) fn hit(&mut self, hash: u64, weight: u32) -> bool {
         // Another thread may have taken the key out of the sample.
-        if hash >= self.below {
+        if hash >= self.sample_below {
             return false;
         }
         let mut are_all = true;
@@ -116,7 +116,7 @@ impl Simulation {
 
     /// A look-up that L1 has not answered.
     pub(super) fn miss(&mut self, hash: u64) {
-        if hash >= self.below {
+        if hash >= self.sample_below {
             return;
         }
         for (cache, missed) in self.caches.iter_mut().zip(&mut self.missed) {
@@ -128,7 +128,7 @@ impl Simulation {
 
     /// An entry that L1 is given.
     pub(super) fn insert(&mut self, hash: u64, weight: u32) {
-        if hash >= self.below {
+        if hash >= self.sample_below {
             return;
         }
         for cache in &mut self.caches {
@@ -141,13 +141,13 @@ impl Simulation {
 
     /// Goes on with half of the keys, and half of each capacity, if there are too many entries.
     fn bound(&mut self) {
-        if self.caches.iter().map(SimulatedCache::len).sum::<usize>() <= MOST_ENTRIES {
+        if self.caches.iter().map(SimulatedCache::len).sum::<usize>() <= MAX_SIMULATED_ENTRIES {
             return;
         }
         self.rate /= 2.0;
-        self.below = below(self.rate);
+        self.sample_below = sample_below(self.rate);
         for (cache, factor) in self.caches.iter_mut().zip(SizeAdvice::FACTORS) {
-            cache.shrink(self.below, scaled(self.capacity, factor * self.rate));
+            cache.shrink(self.sample_below, scaled(self.capacity, factor * self.rate));
         }
     }
 
@@ -162,7 +162,7 @@ impl Simulation {
 
     pub(super) fn advice(&mut self, now: Counts) -> Option<SizeAdvice> {
         self.count(now);
-        if self.stretches <= WARM_UP || self.capacity == 0 {
+        if self.stretches <= WARM_UP_STRETCHES || self.capacity == 0 {
             return None;
         }
         let counted = self.counted.plus(now.minus(self.begun));
@@ -203,7 +203,7 @@ impl Counts {
 }
 
 /// The hash that the keys of such a part of all keys are below.
-fn below(rate: f64) -> u64 {
+fn sample_below(rate: f64) -> u64 {
     whole(rate * real(u64::MAX))
 }
 
@@ -278,7 +278,7 @@ mod tests {
                 look_ups: real(keys.len() as u64),
             };
             // All of them count.
-            simulation.stretches = WARM_UP;
+            simulation.stretches = WARM_UP_STRETCHES;
             for size in simulation.advice(now).unwrap().sizes() {
                 let error = size.hit_rate() - rate(&of_moka(size.capacity(), &keys));
                 println!("{skew}, {}: {error:+.3}", size.capacity());
@@ -294,17 +294,17 @@ mod tests {
         for n in 0..12_000 {
             simulation.insert(n_th(n), 1);
             let now = simulation.caches.iter().map(SimulatedCache::len).sum();
-            assert!(now <= MOST_ENTRIES);
+            assert!(now <= MAX_SIMULATED_ENTRIES);
             entries = entries.max(now);
         }
-        assert!(entries > MOST_ENTRIES - 6, "{entries}");
+        assert!(entries > MAX_SIMULATED_ENTRIES - 6, "{entries}");
         assert!(simulation.rate < 0.2, "{}", simulation.rate);
         let bytes = simulation.caches.iter().map(SimulatedCache::allocated);
         let bytes = bytes.sum::<usize>() + size_of::<Simulation>();
         println!("{bytes} bytes");
         assert!(bytes < 700 << 10, "{bytes}");
         for cache in &simulation.caches {
-            cache.check(simulation.below);
+            cache.check(simulation.sample_below);
         }
     }
 

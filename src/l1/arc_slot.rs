@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
 
-pub(super) struct Cell<T>(ArcSwapOption<T>);
+pub(super) struct ArcSlot<T>(ArcSwapOption<T>);
 
-impl<T> Cell<T> {
+impl<T> ArcSlot<T> {
     pub(super) fn of(value: Option<Arc<T>>) -> Self {
         Self(ArcSwapOption::new(value))
     }
@@ -35,8 +35,8 @@ impl<T> Cell<T> {
         self.0.load().as_ref().map(look)
     }
 
-    /// Does without the drop of an empty cell, which looks for readers in all threads.
-    pub(super) fn forget_if_empty(self) {
+    /// Does without the drop of an empty slot, which looks for readers in all threads.
+    pub(super) fn skip_drop_if_empty(self) {
         if self.0.load().is_none() {
             // There is nothing in it to be given back.
             mem::forget(self);

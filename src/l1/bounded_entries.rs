@@ -1,13 +1,14 @@
 //! The entries: all of them in the [`Table`], which look-ups read, and their hashes in moka (the [`Policy`]), which
-//! bounds them. An entry is put in the table first and then told to moka; and whatever moka evicts is removed from the
+//! bounds them. An entry is put in the table first and then admitted to moka; and whatever moka evicts is removed from the
 //! table. Knows nothing of versions and generations: its caller says with a condition which entry may be seen or
 //! removed.
 //!
-//! moka is made when the entries weigh more than half of the capacity, and is told from then on:
+//! To admit an entry is to make it known to moka. moka is made when the entries weigh more than half of the capacity, and
+//! learns from then on:
 //!
 //! | of | by |
 //! | --- | --- |
-//! | an entry that comes, or whose weight changes | its insert, which then tells it of older entries that weigh as much |
+//! | an entry that comes, or whose weight changes | its insert, which then also admits older entries that weigh as much |
 //! | the older entries that are left | the sweeper |
 //! | an entry that goes | its removal |
 //! | the first hit of an entry in an [era](super::era) | the hit |
@@ -24,11 +25,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::era::{self, Era, Mark};
+use super::era::{self, Era};
 #[cfg(larder_interleavings)]
 use super::interleavings::Policy;
 #[cfg(not(larder_interleavings))]
 use super::policy::Policy;
+use super::size_advice::Mark;
 use super::sync::{AtomicBool, CachePadded, Mutex, lock};
 use super::table::Table;
 use super::{Record, SharedRecord, SizeAdvisor};
@@ -57,13 +59,13 @@ pub(crate) fn entry_bytes(key: &str) -> usize {
 
 type Evicted = Vec<SharedRecord>;
 
-/// How many buckets an insert tells moka of, at most. Most have a few entries.
-const MOST_TOLD: usize = 16;
+/// From how many buckets an insert admits older entries, at most. Most have a few entries.
+const MAX_BUCKETS_ADMITTED: usize = 16;
 
 /// Called with each entry that leaves L1 without another in its place, and whether moka has evicted it. Under no lock.
 pub(super) type OnRemoved = Box<dyn Fn(&Record, bool) + Send + Sync>;
 
-pub(crate) struct Store {
+pub(crate) struct BoundedEntries {
     table: Arc<Table>,
     policy: Policy,
     weigher: Option<Weigher>,
@@ -73,21 +75,21 @@ pub(crate) struct Store {
     on_removed: OnRemoved,
     /// Notified of each new entry.
     entry_added: Arc<Notify>,
-    advice: Option<Arc<SizeAdvisor>>,
-    /// In each era moka is told of an entry's first hit only.
+    advisor: Option<Arc<SizeAdvisor>>,
+    /// In each era the first hit of an entry alone is reported to moka.
     era: AtomicU32,
     /// How many new entries there were in this era. Hits read the fields beside it.
     new_entries: CachePadded<AtomicU64>,
-    /// Whether a walk of [`keep_where`](Self::keep_where) runs: moka is told of no bucket until it ends.
+    /// Whether a walk of [`retain_with_new_moka`](Self::retain_with_new_moka) runs: no bucket is admitted until it ends.
     is_walked: Arc<AtomicBool>,
 }
 
-impl Store {
+impl BoundedEntries {
     /// `fallback_time`: for how long after its TTL an entry is kept.
     pub(super) fn new(
         capacity: u64,
         weigher: Option<Weigher>,
-        advice: Option<Arc<SizeAdvisor>>,
+        advisor: Option<Arc<SizeAdvisor>>,
         fallback_time: Duration,
         on_removed: OnRemoved,
     ) -> Self {
@@ -107,7 +109,7 @@ impl Store {
             weigher,
             evicted,
             on_removed,
-            advice,
+            advisor,
             entry_added: Arc::default(),
             era: AtomicU32::new(0),
             new_entries: CachePadded::default(),
@@ -130,9 +132,9 @@ impl Store {
         let hash = self.table.hash(key);
         let found = self.table.get(hash, key, accepts);
         if found.is_none()
-            && let Some(advice) = &self.advice
+            && let Some(advisor) = &self.advisor
         {
-            advice.note_miss(hash);
+            advisor.note_miss(hash);
         }
         found
     }
@@ -142,62 +144,62 @@ impl Store {
         self.policy.capacity() > 0
     }
 
-    /// Sets the capacity. It counts when the entries are next [kept](Self::keep_where), for which this asks.
+    /// Sets the capacity. It counts when the entries are next [kept](Self::retain_with_new_moka), for which this asks.
     pub(super) fn set_capacity(&self, capacity: u64) {
         self.policy.set_capacity(capacity);
     }
 
     /// Whether the capacity that was set does not count yet.
-    pub(crate) fn is_of_other_capacity(&self) -> bool {
+    pub(crate) fn awaits_new_capacity(&self) -> bool {
         // moka says nothing of an entry that it never takes in.
-        self.policy.is_of_other_capacity() || !self.has_room() && self.table.len() > 0
+        self.policy.awaits_new_capacity() || !self.has_room() && self.table.len() > 0
     }
 
     /// Whether moka is not needed yet.
-    fn is_roomy(&self) -> bool {
+    fn needs_no_moka(&self) -> bool {
         !self.policy.is_made() && self.weight() <= self.policy.capacity() / 2
     }
 
-    /// Has moka record the first hit of an entry in this era. The size advice counts the hit if the key is in its sample.
+    /// Reports the first hit of an entry in this era to moka. The size advisor counts the hit if the key is in its sample.
     #[inline]
     pub(crate) fn note_hit(&self, record: &Record) {
         let era = self.era.load(Ordering::Relaxed);
         if !record.reported.is(era) {
-            self.record_hit(record, era);
+            self.note_unreported_hit(record, era);
         }
     }
 
     #[cold]
-    fn record_hit(&self, record: &Record, era: Era) {
-        let (told, mark) = record.reported.get();
-        let advice = self.advice.as_ref().filter(|advice| advice.awaits(mark));
-        if told == era && advice.is_none() {
+    fn note_unreported_hit(&self, record: &Record, era: Era) {
+        let (last_era, mark) = record.reported.get();
+        let advisor = self.advisor.as_ref().filter(|advisor| advisor.awaits(mark));
+        if last_era == era && advisor.is_none() {
             return;
         }
         let hash = self.table.hash(&record.key);
-        if told != era {
+        if last_era != era {
             record.reported.set(era, mark);
-            self.policy.record(hash);
+            self.policy.note_access(hash);
             self.drop_evicted();
         }
-        if let Some(advice) = advice {
+        if let Some(advisor) = advisor {
             record
                 .reported
-                .set(era, advice.note_hit(hash, record.weight()));
+                .set(era, advisor.note_hit(hash, record.weight()));
         }
     }
 
     /// What an L1 with other capacities would answer, see [`SizeAdvisor::advice`]. `None` if it is off.
     pub(crate) fn size_advice(&self) -> Option<SizeAdvice> {
-        self.advice.as_ref()?.advice()
+        self.advisor.as_ref()?.advice()
     }
 
-    /// Has moka record the look-up that was a miss, before a new entry, and begins another era if it is time.
-    fn note_miss(&self, hash: u64) {
+    /// Reports the look-up that was a miss, before a new entry, to moka, and begins another era if it is time.
+    fn note_new_entry(&self, hash: u64) {
         if !self.policy.is_counting() {
             return;
         }
-        self.policy.record(hash);
+        self.policy.note_access(hash);
         let new_entries = self.new_entries.fetch_add(1, Ordering::Relaxed) + 1;
         let era = self.era.load(Ordering::Relaxed);
         // The first era begins when moka begins to count.
@@ -211,21 +213,21 @@ impl Store {
     pub(super) fn insert(&self, record: &SharedRecord) {
         let hash = self.table.hash(&record.key);
         record.set_weight(self.weigh(record));
-        let advice = self.advice.as_ref();
-        let mark = advice.map_or(Mark::NONE, |advice| {
-            advice.note_insert(hash, record.weight())
+        let advisor = self.advisor.as_ref();
+        let mark = advisor.map_or(Mark::NOT_SAMPLED, |advisor| {
+            advisor.note_insert(hash, record.weight())
         });
         record.reported.set(self.era.load(Ordering::Relaxed), mark);
         let former = self.table.put(hash, record);
         let is_new = former.is_none();
         // After the entry was put there: of two threads that insert, one finds the entry of the other.
-        if !self.is_roomy() {
+        if !self.needs_no_moka() {
             if is_new {
-                self.note_miss(hash);
+                self.note_new_entry(hash);
             }
             if former.is_none_or(|former| former.weight() != record.weight()) {
-                if !self.policy.tell(hash, record.weight()) {
-                    self.tell_of_older(record.weight());
+                if !self.policy.admit(hash, record.weight()) {
+                    self.admit_older(record.weight());
                 }
                 self.drop_evicted();
             }
@@ -235,28 +237,28 @@ impl Store {
         }
     }
 
-    /// Tells moka of entries that came before it was made, and weigh as much as this one.
-    fn tell_of_older(&self, weight: u32) {
-        let (mut buckets, mut told) = (0, 0);
-        while buckets < MOST_TOLD && told < u64::from(weight.max(1)) {
-            match self.tell_of_bucket() {
-                Some(weight) => told += weight,
+    /// Admits entries that came before moka was made, and weigh as much as this one.
+    fn admit_older(&self, weight: u32) {
+        let (mut buckets, mut admitted) = (0, 0);
+        while buckets < MAX_BUCKETS_ADMITTED && admitted < u64::from(weight.max(1)) {
+            match self.admit_next_bucket() {
+                Some(weight) => admitted += weight,
                 None => return,
             }
             buckets += 1;
         }
     }
 
-    /// Tells moka of the entries of the next bucket. Returns what they weigh; `None` if it is to be told of none now.
-    fn tell_of_bucket(&self) -> Option<u64> {
+    /// Admits the entries of the next bucket. Returns what they weigh; `None` if none are to be admitted now.
+    fn admit_next_bucket(&self) -> Option<u64> {
         // Acquire, with the store at the end of the walk: what is gone is not found.
         if self.is_walked.load(Ordering::Acquire) {
             return None;
         }
-        self.policy.tell_next(|place| {
+        self.policy.admit_next_bucket(|bucket_number| {
             let mut entries = Vec::new();
-            (place < self.table.buckets()).then(|| {
-                (self.table).look_at(place, &mut |record| {
+            (bucket_number < self.table.buckets()).then(|| {
+                (self.table).look_at(bucket_number, &mut |record| {
                     entries.push((self.table.hash(&record.key), record.weight()));
                 });
                 entries
@@ -264,13 +266,13 @@ impl Store {
         })
     }
 
-    /// Tells moka of all entries, if it has to know them: of a few with each step.
-    pub(crate) fn tell_of_rest(&self) -> impl Iterator<Item = ()> {
+    /// Admits all entries that moka does not know, if it has to know them: a few with each step.
+    pub(crate) fn admit_rest(&self) -> impl Iterator<Item = ()> {
         from_fn(|| {
-            if self.is_roomy() {
+            if self.needs_no_moka() {
                 return None;
             }
-            self.tell_of_bucket()?;
+            self.admit_next_bucket()?;
             self.drop_evicted();
             Some(())
         })
@@ -302,7 +304,7 @@ impl Store {
         }
         let is_it = |record: &SharedRecord| *record.key == *key && condition(record);
         if let Some(removed) = self.table.remove_if(hash, is_it) {
-            self.forget(hash, key);
+            self.remove_from_policy(hash, key);
             self.drop_evicted();
             (self.on_removed)(&removed, false);
         }
@@ -323,8 +325,8 @@ impl Store {
         which: &Prefixes<'_>,
         mut condition: impl FnMut(&Record) -> bool,
     ) {
-        for place in self.places() {
-            self.remove_from(place, |record| {
+        for bucket_number in self.bucket_numbers() {
+            self.remove_from_bucket(bucket_number, |record| {
                 which.has_one(&record.key) && condition(record)
             });
         }
@@ -335,14 +337,15 @@ impl Store {
         &self,
         mut condition: impl FnMut(&Record) -> bool,
     ) -> impl Iterator<Item = ()> {
-        (self.places()).map(move |place| self.remove_from(place, &mut condition))
+        (self.bucket_numbers())
+            .map(move |bucket_number| self.remove_from_bucket(bucket_number, &mut condition))
     }
 
     /// Removes the entries that do not meet the condition, the entries of one bucket with each step; for when most
-    /// entries go, or another capacity was set. moka takes milliseconds for some of the hashes that it removes, so moka
-    /// forgets all entries, and is [told](Self::tell_of_rest) of those that stay after the last step. Also returns the
-    /// former moka, to be dropped after the steps: that takes long, and inserts may use it until then.
-    pub(super) fn keep_where(
+    /// entries go, or another capacity was set. moka takes milliseconds for some of the hashes that it removes, so moka is
+    /// dropped, and the entries that stay are [admitted](Self::admit_rest) to a new one after the last step. Also returns
+    /// the former moka, to be dropped after the steps: the drop takes long, and inserts may use it until then.
+    pub(super) fn retain_with_new_moka(
         &self,
         condition: impl Fn(&Record) -> bool,
     ) -> (Box<dyn Send>, impl Iterator<Item = ()>) {
@@ -350,19 +353,19 @@ impl Store {
         let is_walked = Arc::clone(&self.is_walked);
         // Also if the walk is given up.
         let walk = OnDrop(move || is_walked.store(false, Ordering::Release));
-        let forgotten: Box<dyn Send> = Box::new(self.policy.forget_all());
-        // The next moka begins to count anew, and is told of a hit of each entry then.
+        let former_moka: Box<dyn Send> = Box::new(self.policy.take_moka());
+        // The next moka begins to count anew, so the next hit of each entry is reported to it.
         self.era.store(0, Ordering::Relaxed);
-        // After that: an entry that comes to its bucket later is told to moka by its insert.
-        let steps = self.places().map(move |place| {
+        // After that: an entry that comes to its bucket later is admitted by its insert.
+        let steps = self.bucket_numbers().map(move |bucket_number| {
             let _ = &walk;
-            let removed = self.table.remove_from(place, |record| {
+            let removed = self.table.remove_from(bucket_number, |record| {
                 let stays = condition(record);
                 if stays {
-                    // With another capacity the advice has another sample of the keys.
+                    // With another capacity the advisor has another sample of the keys.
                     let mark =
-                        |advice: &Arc<SizeAdvisor>| advice.mark(self.table.hash(&record.key));
-                    let mark = self.advice.as_ref().map_or(Mark::NONE, mark);
+                        |advisor: &Arc<SizeAdvisor>| advisor.mark(self.table.hash(&record.key));
+                    let mark = self.advisor.as_ref().map_or(Mark::NOT_SAMPLED, mark);
                     record.reported.set(self.era.load(Ordering::Relaxed), mark);
                 }
                 !stays
@@ -370,7 +373,7 @@ impl Store {
             // Without any room all entries go, of which moka does not say that it has evicted them.
             self.drop_removed(removed, !self.has_room());
         });
-        (forgotten, steps)
+        (former_moka, steps)
     }
 
     /// As [`remove_where`](Self::remove_where), but looks only at buckets with an entry whose time has passed at `now`.
@@ -379,9 +382,9 @@ impl Store {
         now: Tick,
         condition: impl Fn(&Record) -> bool,
     ) -> impl Iterator<Item = ()> {
-        self.places().map(move |place| {
-            if self.table.is_due(place, now) {
-                self.remove_from(place, &condition);
+        self.bucket_numbers().map(move |bucket_number| {
+            if self.table.is_due(bucket_number, now) {
+                self.remove_from_bucket(bucket_number, &condition);
             }
         })
     }
@@ -389,11 +392,11 @@ impl Store {
     /// The keys of entries that meet the condition, up to `most`. Entries that come meanwhile may be missed.
     pub(super) fn keys(&self, most: usize, condition: impl Fn(&Record) -> bool) -> Vec<Key> {
         let mut keys = Vec::new();
-        for place in self.places() {
+        for bucket_number in self.bucket_numbers() {
             if keys.len() >= most {
                 break;
             }
-            self.table.look_at(place, &mut |record| {
+            self.table.look_at(bucket_number, &mut |record| {
                 if keys.len() < most && condition(record) {
                     keys.push(record.key.clone());
                 }
@@ -403,26 +406,28 @@ impl Store {
     }
 
     /// The buckets, also those that are added during the walk: entries may be moved to them.
-    fn places(&self) -> impl Iterator<Item = u64> {
-        (0..).take_while(|place| *place < self.table.buckets())
+    fn bucket_numbers(&self) -> impl Iterator<Item = u64> {
+        (0..).take_while(|bucket_number| *bucket_number < self.table.buckets())
     }
 
-    fn remove_from(&self, place: u64, mut condition: impl FnMut(&Record) -> bool) {
-        let removed = self.table.remove_from(place, |record| condition(record));
+    fn remove_from_bucket(&self, bucket_number: u64, mut condition: impl FnMut(&Record) -> bool) {
+        let removed = self
+            .table
+            .remove_from(bucket_number, |record| condition(record));
         for record in &removed {
-            self.forget(self.table.hash(&record.key), &record.key);
+            self.remove_from_policy(self.table.hash(&record.key), &record.key);
         }
         self.drop_evicted();
         self.drop_removed(removed, false);
     }
 
-    /// Has moka forget the entry of a key that was removed from the table.
-    fn forget(&self, hash: u64, key: &str) {
+    /// Removes an entry from moka that was removed from the table.
+    fn remove_from_policy(&self, hash: u64, key: &str) {
         // Another thread may have stored another entry in between, which moka has to know.
         if self.policy.remove(hash)
             && let Some(present) = self.table.get(hash, key, |_| true)
         {
-            self.policy.tell(hash, present.weight());
+            self.policy.admit(hash, present.weight());
         }
     }
 
@@ -464,7 +469,7 @@ impl Store {
 
     /// The weight of the entries that moka knows.
     #[cfg(larder_interleavings)]
-    pub(super) fn known(&self) -> u64 {
+    pub(super) fn admitted_weight(&self) -> u64 {
         self.policy.weight()
     }
 
@@ -502,11 +507,11 @@ mod tests {
     use crate::l1::{RecordHead, Tags};
     use crate::vocabulary::Version;
 
-    /// A store of numbers that weigh what they are.
-    fn store(capacity: u64) -> Store {
+    /// Entries whose values are numbers, which weigh what they are.
+    fn bounded(capacity: u64) -> BoundedEntries {
         let weigher = |_: &str, value: &AnyValue| *value.typed::<u32>();
         let no_events = Box::new(|_: &Record, _| {});
-        Store::new(
+        BoundedEntries::new(
             capacity,
             Some(Arc::new(weigher)),
             None,
@@ -515,10 +520,10 @@ mod tests {
         )
     }
 
-    fn insert(store: &Store, key: u32, weight: u32) {
+    fn insert(entries: &BoundedEntries, key: u32, weight: u32) {
         let head = RecordHead::endless(Version { epoch: 1, ver: 1 });
         let (value, tags) = (AnyValue::new(weight), Tags::default());
-        store.insert(&Arc::new(Record::new(
+        entries.insert(&Arc::new(Record::new(
             key.to_string().as_str().into(),
             value,
             head,
@@ -529,61 +534,61 @@ mod tests {
     #[test]
     fn moka_knows_all_entries_before_they_fill_the_capacity() {
         for (light, heavy) in [(1, 1), (3, 7), (7, 3)] {
-            let store = store(10_000);
+            let entries = bounded(10_000);
             for key in 0.. {
-                let is_half = store.weight() >= 5_000;
-                insert(&store, key, if is_half { heavy } else { light });
-                assert_eq!(store.policy.is_made(), store.weight() > 5_000);
-                if store.weight() + u64::from(heavy) > 10_000 {
+                let is_half = entries.weight() >= 5_000;
+                insert(&entries, key, if is_half { heavy } else { light });
+                assert_eq!(entries.policy.is_made(), entries.weight() > 5_000);
+                if entries.weight() + u64::from(heavy) > 10_000 {
                     break;
                 }
             }
-            store.run_pending();
-            assert!(store.policy.knows_all());
-            assert_eq!(store.policy.weight(), store.weight());
+            entries.run_pending();
+            assert!(entries.policy.knows_all());
+            assert_eq!(entries.policy.weight(), entries.weight());
         }
     }
 
     #[test]
-    fn what_inserts_leave_over_the_sweeper_tells() {
-        let store = store(10_000);
-        (0..5_000).for_each(|key| insert(&store, key, 1));
-        (5_000..5_100).for_each(|key| insert(&store, key, 100));
-        assert!(!store.policy.knows_all() && store.weight() > 10_000);
-        store.tell_of_rest().for_each(drop);
-        while store.weight() > 10_000 {
-            store.run_pending();
+    fn what_inserts_leave_over_the_sweeper_admits() {
+        let entries = bounded(10_000);
+        (0..5_000).for_each(|key| insert(&entries, key, 1));
+        (5_000..5_100).for_each(|key| insert(&entries, key, 100));
+        assert!(!entries.policy.knows_all() && entries.weight() > 10_000);
+        entries.admit_rest().for_each(drop);
+        while entries.weight() > 10_000 {
+            entries.run_pending();
         }
-        assert_eq!(store.policy.weight(), store.weight());
+        assert_eq!(entries.policy.weight(), entries.weight());
     }
 
     #[test]
     fn the_sum_of_the_weights_follows_each_change() {
-        let store = store(1_000);
-        (0..30).for_each(|key| insert(&store, key, 10));
-        (0..10).for_each(|key| insert(&store, key, 3));
-        assert_eq!(store.weight(), 230);
-        store.remove_if("5", |_| true);
-        assert_eq!(store.weight(), 227);
-        store
+        let entries = bounded(1_000);
+        (0..30).for_each(|key| insert(&entries, key, 10));
+        (0..10).for_each(|key| insert(&entries, key, 3));
+        assert_eq!(entries.weight(), 230);
+        entries.remove_if("5", |_| true);
+        assert_eq!(entries.weight(), 227);
+        entries
             .remove_where(|record| record.weight() == 3)
             .for_each(drop);
-        assert_eq!((store.weight(), store.len()), (200, 20));
-        store
-            .keep_where(|record| *record.key == *"20")
+        assert_eq!((entries.weight(), entries.len()), (200, 20));
+        entries
+            .retain_with_new_moka(|record| *record.key == *"20")
             .1
             .for_each(drop);
-        assert_eq!((store.weight(), store.len()), (10, 1));
+        assert_eq!((entries.weight(), entries.len()), (10, 1));
     }
 
     #[test]
     fn a_smaller_capacity_counts_though_moka_was_not_needed() {
-        let store = store(1_000);
-        (0..30).for_each(|key| insert(&store, key, 10));
-        store.set_capacity(100);
-        store.tell_of_rest().for_each(drop);
-        store.run_pending();
-        assert_eq!(store.weight(), 100);
+        let entries = bounded(1_000);
+        (0..30).for_each(|key| insert(&entries, key, 10));
+        entries.set_capacity(100);
+        entries.admit_rest().for_each(drop);
+        entries.run_pending();
+        assert_eq!(entries.weight(), 100);
     }
 
     /// Whether moka's sum of the weights is off, for `entries` of `each` and a capacity of 10 000.
