@@ -39,14 +39,18 @@ pub(crate) enum After {
     Refresh { failures: usize },
     /// A load failed, and its callers got a fallback.
     Fallback,
-    /// A load failed that began then, and its callers got this error.
-    Error { error: LoadError, began: Began },
+    /// A load failed that began at these counts, and its callers got this error.
+    Error {
+        error: LoadError,
+        change_counts: ChangeCounts,
+    },
 }
 
-/// When a load began, by the changes that can be of any key: the error of one that began before a clear, or before the
-/// invalidation of a tag, is not handed out after it (rule 20). Which tags its value would have had is not known.
+/// How often changes that can be of any key had been made when a load began. The error of a load that began before a
+/// clear, or before the invalidation of a tag, is not handed out after it (rule 20). Which tags the value of the load
+/// would have had is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Began {
+pub(crate) struct ChangeCounts {
     pub(crate) generation: u64,
     pub(crate) tag_changes: u64,
 }
@@ -76,10 +80,13 @@ impl Backoff {
     }
 
     /// The error that the callers of a key get, without a load, if its load could have begun `now`.
-    pub(crate) fn error(&self, key: &str, now: Began) -> Option<LoadError> {
+    pub(crate) fn error(&self, key: &str, now: ChangeCounts) -> Option<LoadError> {
         match self.pause(key)?.after {
             // Equal, and not "not older": a clear or an invalidation of any tag since may have changed this key.
-            After::Error { error, began } if began == now => Some(error),
+            After::Error {
+                error,
+                change_counts,
+            } if change_counts == now => Some(error),
             _ => None,
         }
     }
@@ -173,14 +180,21 @@ mod tests {
     #[test]
     fn errors_of_so_many_keys_are_remembered() {
         let backoff = Backoff::new(Clock::manual());
-        let began = Began {
+        let change_counts = ChangeCounts {
             generation: 1,
             tag_changes: 1,
         };
         for n in 0..2 * MOST_KEYS {
             let key = Key::from(&*n.to_string());
             let error = LoadError::stopped();
-            backoff.wait(&key, LONGEST, After::Error { error, began });
+            backoff.wait(
+                &key,
+                LONGEST,
+                After::Error {
+                    error,
+                    change_counts,
+                },
+            );
             let kept = backoff.read().len();
             assert!((1..=MOST_KEYS).contains(&kept), "{kept}");
             assert!(backoff.has_failed(&key));

@@ -487,7 +487,7 @@ impl Engine {
         &self,
         key: Result<Key, KeyTooLong>,
         found: Option<AnyEntry>,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> FirstStep<Result<AnyEntry, LoadError>> {
         let key = match key {
             Ok(key) => key,
@@ -495,9 +495,9 @@ impl Engine {
         };
         let loads = self.loads().for_key(&key);
         let Some(entry) = found else {
-            return FirstStep::Wait(loads.get_or_load(key, load));
+            return FirstStep::Wait(loads.get_or_load(key, loader_source));
         };
-        match loads.refresh_stale(key, &entry, load) {
+        match loads.refresh_stale(key, &entry, loader_source) {
             Some(current) => FirstStep::Wait(current),
             None => FirstStep::Done(Ok(entry)),
         }

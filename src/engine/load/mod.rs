@@ -4,7 +4,7 @@
 //! entry.
 //!
 //! - [`get`]: the callers of a load; [`get_many`]: those of loads of several keys
-//! - [`fetch`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
+//! - [`load_job`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
 //! - [`rounds`]: when it asks again for leases that other instances have
 //! - [`lease`]: one load of a key in the fleet
 //! - [`fill`]: the loaded value is stored, if the lease still stands
@@ -23,11 +23,11 @@ mod batches;
 mod cache_loader;
 mod commit;
 mod fallbacks;
-mod fetch;
 mod fill;
 mod get;
 mod get_many;
 mod lease;
+mod load_job;
 pub(crate) mod loader;
 mod nested;
 mod partitions;

@@ -63,7 +63,7 @@ impl LoadId {
     /// No other load has it for as long as this lives.
     fn address(&self) -> usize {
         match self {
-            Self::Joined(flight) => flight.address(),
+            Self::Joined(outcome) => outcome.address(),
             Self::Anew(this) => Arc::as_ptr(this).addr(),
         }
     }

@@ -11,10 +11,10 @@ use tracing::{Instrument, Span, debug_span, warn};
 
 use super::Loads;
 use super::cache_loader::LoaderSource;
-use super::fetch::{Fetch, Flight};
 use super::fill::{self, FillOutcome, FillResult, ReplacedValue};
 use super::get::{LoadFuture, entry_or_not_found};
 use super::lease::{self, LoadReason};
+use super::load_job::{LoadJob, SharedOutcome};
 use super::loader::{LoadKey, Loader};
 use super::nested::{LoadId, QueuedLoads, Waiting};
 use super::verify::{Due, Sample};
@@ -35,14 +35,14 @@ pub(super) struct AwaitedRefresh {
     key: Key,
     entry: AnyEntry,
     /// `None` if it is not refreshed.
-    refresh: Option<Flight>,
+    refresh: Option<SharedOutcome>,
     /// Of all keys of a call. `None`: it waits without a limit.
     until: Option<Instant>,
 }
 
 /// The refreshes and comparisons that a caller has begun, and has to run.
-struct Begun {
-    refreshes: Vec<Fetch>,
+struct StartedRefreshes {
+    refreshes: Vec<LoadJob>,
     samples: Vec<Sample>,
     /// Of both, in the order of the numbers by which the loader knows their keys.
     indexes: Vec<usize>,
@@ -94,22 +94,22 @@ impl Loads {
         self: &Arc<Self>,
         key: Key,
         stale: &AnyEntry,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> Option<LoadFuture> {
         if self.reads.is_shadow() {
-            return Some(self.answer_from_source(key, stale.clone(), load.loader()));
+            return Some(self.answer_from_source(key, stale.clone(), loader_source.loader()));
         }
         let due = vec![(0, key, stale.clone())];
         if !stale.is_stale() || self.ctx.options.tuned().stale_wait.is_zero() {
-            self.start_refreshes(due, |_| load.loader());
+            self.start_refreshes(due, |_| loader_source.loader());
             return None;
         }
-        let loader = load.loader();
+        let loader = loader_source.loader();
         let awaited = self.start_refreshes(due, |_| loader.clone()).pop()?;
         let loads = Arc::clone(self);
-        let load = || LoaderSource::Call(loader);
+        let call_loader = || LoaderSource::Call(loader);
         Some(Box::pin(async move {
-            entry_or_not_found(loads.await_refresh(awaited, load).await)
+            entry_or_not_found(loads.await_refresh(awaited, call_loader).await)
         }))
     }
 
@@ -120,7 +120,7 @@ impl Loads {
         self: &Arc<Self>,
         key: &Key,
         every: Duration,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> Option<Duration> {
         let ctx = &*self.ctx;
         if ctx.switch.is_off_for(key) {
@@ -136,15 +136,19 @@ impl Loads {
         }
         // Refreshed, though it may be one that is to be compared with the source.
         entry = AnyEntry::new(entry.record().clone(), ctx.now(), Source::L2);
-        self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
+        self.start_refreshes(vec![(0, key.clone(), entry)], |_| loader_source.loader());
         // The next look sees by the age of the value whether the refresh succeeded. A refresh that has just failed is not
         // tried again yet.
         Some(every / 20)
     }
 
     /// Loads a key that is kept warm and has no value. Returns whether it has one now.
-    pub(crate) async fn load_to_keep_warm(self: &Arc<Self>, key: &Key, load: LoaderSource) -> bool {
-        let Err(error) = self.get_or_load(key.clone(), load).await else {
+    pub(crate) async fn load_to_keep_warm(
+        self: &Arc<Self>,
+        key: &Key,
+        loader_source: LoaderSource,
+    ) -> bool {
+        let Err(error) = self.get_or_load(key.clone(), loader_source).await else {
             return true;
         };
         if self.ctx.options.may_log_cause(&error) {
@@ -167,20 +171,20 @@ impl Loads {
         due: Vec<Due>,
         loader: impl FnOnce(&[usize]) -> Loader,
     ) -> Vec<AwaitedRefresh> {
-        let (begun, awaited) = self.join_refreshes(due);
-        if !begun.indexes.is_empty() {
-            let loader = loader(&begun.indexes);
-            self.run_refreshes(begun, loader);
+        let (started, awaited) = self.join_refreshes(due);
+        if !started.indexes.is_empty() {
+            let loader = loader(&started.indexes);
+            self.run_refreshes(started, loader);
         }
         awaited
     }
 
-    fn join_refreshes(&self, mut due: Vec<Due>) -> (Begun, Vec<AwaitedRefresh>) {
+    fn join_refreshes(&self, mut due: Vec<Due>) -> (StartedRefreshes, Vec<AwaitedRefresh>) {
         let wait = Some(self.ctx.options.tuned().stale_wait).filter(|wait| !wait.is_zero());
         // Before anything is begun, so that the time covers all of it.
         let until = wait.and_then(|wait| Instant::now().checked_add(wait));
         let mut awaited = Vec::new();
-        let mut begun = Begun {
+        let mut started = StartedRefreshes {
             refreshes: Vec::new(),
             samples: Vec::new(),
             indexes: Vec::new(),
@@ -189,18 +193,18 @@ impl Loads {
         due.sort_by_key(|(.., entry)| entry.is_sampled());
         for (index, key, entry) in due {
             if entry.is_sampled() {
-                let loader_index = begun.indexes.len();
-                begun.samples.push(Sample {
+                let loader_index = started.indexes.len();
+                started.samples.push(Sample {
                     key,
                     entry,
                     loader_index,
                 });
-                begun.indexes.push(index);
+                started.indexes.push(index);
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
             // Before the operation begins: a change in between ends an error too early, and never too late.
-            let began = self.now_began();
+            let change_counts = self.change_counts_now();
             let joined = if may_refresh {
                 let caller = self.ctx.l1.freshness.caller(self.ctx.now());
                 self.ctx.l1.in_flight.join_refresh(&key, caller)
@@ -213,13 +217,18 @@ impl Loads {
                     AcceptedValue::OtherThan(entry.record().version.ver),
                 );
                 let previous = Some(entry.clone());
-                let (flight, to_run) =
-                    Fetch::from_join(join, LoadReason::Refresh, previous, began, Some(request));
-                if let Some(to_run) = to_run {
-                    begun.refreshes.push(to_run);
-                    begun.indexes.push(index);
+                let (shared_outcome, job) = LoadJob::from_join(
+                    join,
+                    LoadReason::Refresh,
+                    previous,
+                    change_counts,
+                    Some(request),
+                );
+                if let Some(job) = job {
+                    started.refreshes.push(job);
+                    started.indexes.push(index);
                 }
-                flight
+                shared_outcome
             });
             // No caller waits for a value that is refreshed ahead.
             if wait.is_some() && entry.is_stale() {
@@ -232,17 +241,17 @@ impl Loads {
                 });
             }
         }
-        (begun, awaited)
+        (started, awaited)
     }
 
-    fn run_refreshes(self: &Arc<Self>, begun: Begun, loader: Loader) {
-        let refreshes = begun.refreshes;
+    fn run_refreshes(self: &Arc<Self>, started: StartedRefreshes, loader: Loader) {
+        let refreshes = started.refreshes;
         debug_assert_eq!(
-            refreshes.len() + begun.samples.len(),
-            begun.indexes.len(),
+            refreshes.len() + started.samples.len(),
+            started.indexes.len(),
             "the loader knows each key by its number"
         );
-        self.verify(begun.samples, &loader);
+        self.verify(started.samples, &loader);
         if refreshes.is_empty() {
             return;
         }
@@ -258,7 +267,7 @@ impl Loads {
     pub(super) async fn await_refresh(
         self: &Arc<Self>,
         awaited: AwaitedRefresh,
-        load: impl FnOnce() -> LoaderSource,
+        loader_source: impl FnOnce() -> LoaderSource,
     ) -> Result<Option<AnyEntry>, LoadError> {
         let ctx = &self.ctx;
         let AwaitedRefresh { key, entry, .. } = awaited;
@@ -289,7 +298,7 @@ impl Loads {
                     }
                     // No value, or its runtime has ended: this caller joins the load of the key, or begins it.
                     Some(Ok(None)) | None => {
-                        (self.load_missing(key, NoValue::MISS, load(), None)).await
+                        (self.load_missing(key, NoValue::MISS, loader_source(), None)).await
                     }
                 };
             };

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// The rounds of requests for the leases of some keys.
 pub(super) struct Rounds<P> {
     is_refresh: bool,
-    begun: Instant,
+    started_at: Instant,
     /// Until then the callers of a missing key wait for other instances.
     until: Instant,
     /// The pauses between rounds.
@@ -37,7 +37,7 @@ impl<P: Iterator<Item = Duration>> Rounds<P> {
     pub(super) fn new(is_refresh: bool, lease_wait: Duration, pauses: P, now: Instant) -> Self {
         Self {
             is_refresh,
-            begun: now,
+            started_at: now,
             until: now + lease_wait,
             pauses,
             next: now,
@@ -87,7 +87,7 @@ impl<P: Iterator<Item = Duration>> Rounds<P> {
     /// Whether keys are only read in the next round, and no lease is asked for: one refresh serves the fleet (rule 6).
     /// Without a notice a refresh asks for the lease once more, as its holder may be gone; but not after `longest`.
     pub(super) fn only_reads(&self, is_noticed: bool, longest: Duration, now: Instant) -> bool {
-        let took = now.saturating_duration_since(self.begun);
+        let took = now.saturating_duration_since(self.started_at);
         self.is_refresh && (is_noticed || took >= longest)
     }
 }
