@@ -97,7 +97,11 @@ impl Batches {
             while let Some((loads, ..)) = rest.first() {
                 let loads = Arc::clone(loads);
                 let part = rest.extract_if(.., |(of, ..)| Arc::ptr_eq(of, &loads));
-                let (keys, jobs) = part.map(|(_, key, job)| (key, job)).unzip();
+                let part = part.enumerate().map(|(index, (_, key, mut job))| {
+                    job.loader_index = index;
+                    (key, job)
+                });
+                let (keys, jobs) = part.unzip();
                 let loader = loader_for(keys);
                 parts.push(async move { loads.run_all(jobs, loader).await });
             }

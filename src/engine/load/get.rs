@@ -7,9 +7,10 @@ use futures::future::BoxFuture;
 
 use super::Loads;
 use super::cache_loader::LoaderSource;
+use super::cycles::Waiting;
 use super::lease::{self, LoadReason};
 use super::load_job::{LoadJob, SharedOutcome};
-use super::nested::{self, LoadId, Waiting};
+use super::loader_call::{LoadId, LoaderCall};
 use crate::ablation::{Rule, without};
 use crate::engine::read::tags::Proof;
 use crate::entry::AnyEntry;
@@ -52,9 +53,6 @@ pub(crate) type LoadFuture = BoxFuture<'static, Result<AnyEntry, LoadError>>;
 
 /// Entries that were found for keys of a call, with the indexes of the keys.
 pub(super) type IndexedEntries = Vec<(usize, Option<AnyEntry>)>;
-
-/// The load of a key of which L2 was asked.
-pub(super) const MISSING: LoadReason = LoadReason::Missing { at_least: None };
 
 /// A load that a caller has joined or begun.
 pub(super) struct JoinedLoad {
@@ -158,7 +156,7 @@ impl Loads {
             && !ctx.l1.in_flight.is_loading(key)
             && self.may_load(key, false).is_ok()
             // A loader that looks a key up waits for its load, if it may, and gives its permit up meanwhile.
-            && !nested::is_in_loader()
+            && LoaderCall::current().is_none()
     }
 
     /// The value or the lease in one step, for a key that L1 did not have and L2 probably does not.
@@ -285,7 +283,7 @@ impl Loads {
         // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
         // runs once at most.
         loop {
-            let (joined, job) = self.join(&key, reason, no_value, known_write, accepts_early);
+            let (joined, job) = self.join(&key, reason, no_value, known_write, accepts_early, 0);
             if let Some(job) = job
                 && let Some(loader_source) = unused_loader.take()
                 && let Some((job, loader)) = loader_source.begin(self, job)
@@ -316,7 +314,8 @@ impl Loads {
         Waiting::begin(&self.ctx, key, id)
     }
 
-    /// Joins the load of a key, or begins one, which the caller has to run.
+    /// Joins the load of a key, or begins one, which the caller has to run. Its loader will know the key by
+    /// `loader_index`.
     pub(super) fn join(
         &self,
         key: &Key,
@@ -324,6 +323,7 @@ impl Loads {
         no_value: NoValue,
         known_write: Option<KnownWrite>,
         accepts_early: bool,
+        loader_index: usize,
     ) -> (JoinedLoad, Option<LoadJob>) {
         // In this order: a change that comes in between ends an error too early.
         let caller = self.ctx.l1.freshness.caller(self.ctx.now());
@@ -332,7 +332,8 @@ impl Loads {
         let (join, began_early) =
             (self.ctx.l1.in_flight).join_load(key, caller, op_number, accepts_early);
         let request = (no_value.accepted()).map(|want| lease::request(&self.ctx, want));
-        let (shared_outcome, job) = LoadJob::from_join(join, reason, None, change_counts, request);
+        let (shared_outcome, job) =
+            LoadJob::from_join(join, reason, None, change_counts, request, loader_index);
         let joined = JoinedLoad {
             shared_outcome,
             is_own: job.is_some(),

@@ -8,10 +8,11 @@ use futures::future::try_join_all;
 
 use super::Loads;
 use super::cache_loader::LoaderSource;
-use super::get::{CallerResult, IndexedEntries, JoinedLoad, MISSING};
+use super::cycles::Waiting;
+use super::get::{CallerResult, IndexedEntries, JoinedLoad};
+use super::lease::MISSING;
 use super::loader::LoaderForIndexes;
-use super::nested::Waiting;
-use super::verify::Due;
+use super::refresh::Due;
 use crate::engine::read::looked_up::RestKey;
 use crate::engine::read::tags::Proof;
 use crate::entry::AnyEntry;
@@ -137,7 +138,8 @@ impl Loads {
                 result = result.and(Err(error));
                 continue;
             }
-            let (load, job) = self.join(&key, MISSING, missing.no_value, None, true);
+            let loader_index = jobs.len();
+            let (load, job) = self.join(&key, MISSING, missing.no_value, None, true, loader_index);
             if let Some(job) = job {
                 jobs.push(job);
                 job_indexes.push(index);

@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 use super::Loads;
-use super::fill::{self, ReplacedValue};
-use super::lease::{self, LeaseOutcome, LoadReason};
+use super::fill::{self, ReplacedValue, StoreResult};
+use super::lease::{self, LeaseOutcome, LoadReason, MISSING};
 use super::loader::{LoadKey, Loader};
-use super::nested::{LoadId, QueuedLoads};
+use super::loader_call::{LoadId, QueuedLoads};
 use super::rounds::Rounds;
 use crate::ablation::{Rule, without};
 use crate::engine::backoff::ChangeCounts;
@@ -51,8 +51,9 @@ pub(crate) struct LoadJob {
     lease: Option<Lease>,
     /// The value that is replaced: stale, or, known with the lease, kept past its TTL.
     previous: Option<AnyEntry>,
-    /// The number by which the loader knows the key: its index in the list of those that are run together.
-    loader_index: usize,
+    /// The index of the key among the keys that its loader is made for. A batch sets it anew, as the keys of its loader
+    /// come from several callers.
+    pub(super) loader_index: usize,
     /// The callers of a job that is dropped are told that it has no result.
     sender: ResultSender<LoadOutcome>,
 }
@@ -70,6 +71,7 @@ impl LoadJob {
         previous: Option<AnyEntry>,
         change_counts: ChangeCounts,
         request: Option<LeaseRequest>,
+        loader_index: usize,
     ) -> (SharedOutcome, Option<Self>) {
         let job = join.begun.map(|(op, sender)| Self {
             op,
@@ -78,7 +80,7 @@ impl LoadJob {
             request,
             lease: None,
             previous,
-            loader_index: 0,
+            loader_index,
             sender,
         });
         (join.result, job)
@@ -86,6 +88,21 @@ impl LoadJob {
 
     pub(super) fn is_refresh(&self) -> bool {
         self.reason == LoadReason::Refresh
+    }
+
+    /// A request for the lease is sent, which is the read of an unread key: from now on the job asks only for what another
+    /// load has stored.
+    fn note_read(&mut self) {
+        if self.reason == LoadReason::Unread {
+            self.reason = MISSING;
+        }
+    }
+
+    /// From now on the job asks for no lease, but for a value that another instance has stored.
+    fn only_read(&mut self) {
+        if let Some(request) = &mut self.request {
+            *request = LeaseRequest::read_only(request.want);
+        }
     }
 
     fn id(&self) -> LoadId {
@@ -122,9 +139,6 @@ impl Loads {
     /// Loads the keys in parts, one part after the other: the leases of a part do not run out while the leases of other
     /// parts are asked for or used.
     pub(super) async fn run_all(&self, mut jobs: Vec<LoadJob>, loader: Loader) {
-        for (index, job) in jobs.iter_mut().enumerate() {
-            job.loader_index = index;
-        }
         let rest = jobs.get(MOST_IN_A_LOAD..).unwrap_or_default();
         let rest = rest.iter().map(|job| (job.op.key.clone(), job.id()));
         let mut queued = QueuedLoads::new(rest);
@@ -157,7 +171,9 @@ impl Loads {
             } else {
                 let notices = notices.get_or_insert_with(mpsc::unbounded_channel);
                 let round = async {
-                    asked = self.take_released(&mut waiting, notices, &rounds).await;
+                    let is_noticed;
+                    (asked, is_noticed) = self.take_released(&mut waiting, notices, &rounds).await;
+                    self.limit_refreshes_to_reads(&mut asked, is_noticed, &rounds);
                     self.ask_for_leases(&mut asked, &rounds).await
                 };
                 // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
@@ -176,19 +192,19 @@ impl Loads {
             // Those that still wait were not asked for in this round.
             let (now, is_part) = (Instant::now(), !waiting.is_empty());
             let asked = mem::take(&mut asked).into_iter();
-            let mut ready = self.accept(asked, answers, loader, &mut rounds, &mut waiting);
+            let mut to_load = self.accept(asked, answers, loader, &mut rounds, &mut waiting);
             // Otherwise there is no other round.
             if !waiting.is_empty() {
-                rounds.end(is_part, options.tuned().lease_wait, now);
+                rounds.finish_round(is_part, options.tuned().lease_wait, now);
                 if rounds.are_over() {
                     debug!(
                         keys = waiting.len(),
                         "another load has taken too long; loading without storing"
                     );
-                    ready.append(&mut waiting);
+                    to_load.append(&mut waiting);
                 }
             }
-            let load = (!ready.is_empty()).then(|| self.load_ready(ready, loader, queued));
+            let load = (!to_load.is_empty()).then(|| self.load(to_load, loader, queued));
             if waiting.is_empty() {
                 // The last load. Mostly it is the only one.
                 join(OptionFuture::from(load), all_ended(&mut loads)).await;
@@ -211,7 +227,7 @@ impl Loads {
         waiting: &mut Vec<LoadJob>,
     ) -> Vec<LoadJob> {
         debug_assert_eq!(asked.len(), answers.len(), "one answer for each request");
-        let (ctx, mut ready) = (&*self.ctx, Vec::new());
+        let (ctx, mut to_load) = (&*self.ctx, Vec::new());
         for (mut job, answer) in asked.zip(answers) {
             let is_refresh = job.is_refresh();
             match answer {
@@ -221,7 +237,7 @@ impl Loads {
                 LeaseOutcome::Lease(lease, previous) => {
                     job.lease = Some(lease);
                     job.previous = job.previous.or(previous);
-                    ready.push(job);
+                    to_load.push(job);
                 }
                 LeaseOutcome::Wait(left) => {
                     if is_refresh && ctx.options.tuned().stale_wait.is_zero() {
@@ -236,14 +252,19 @@ impl Loads {
                 LeaseOutcome::NotAsked if is_refresh => {}
                 // Another instance has had the lease and stored no value, or L2 stores no load for now.
                 LeaseOutcome::Refused if is_refresh => ctx.backoff.yielded(&job.op.key),
-                LeaseOutcome::Failed(_) if is_refresh => self.refresh_failed(&job.op.key, None),
+                LeaseOutcome::Unreadable | LeaseOutcome::Failed(_) if is_refresh => {
+                    self.refresh_failed(&job.op.key, None);
+                }
                 // It is loaded, and not stored.
-                LeaseOutcome::NotAsked | LeaseOutcome::Refused | LeaseOutcome::Failed(_) => {
-                    ready.push(job);
+                LeaseOutcome::NotAsked
+                | LeaseOutcome::Refused
+                | LeaseOutcome::Unreadable
+                | LeaseOutcome::Failed(_) => {
+                    to_load.push(job);
                 }
             }
         }
-        ready
+        to_load
     }
 
     /// Asks for the leases of some keys.
@@ -253,13 +274,11 @@ impl Loads {
         rounds: &Rounds<impl Iterator<Item = Duration>>,
     ) -> Vec<LeaseOutcome> {
         let (ctx, slice) = (&*self.ctx, &SharedTimeSlice::begin());
-        let answers = asked.iter_mut().map(|it| {
-            let (reason, request) = (it.reason, it.request.as_mut());
-            if reason == LoadReason::Unread {
-                // A later round asks only for what another load has stored.
-                it.reason = LoadReason::Missing { at_least: None };
-            }
-            lease::acquire(ctx, &it.op, reason, request, rounds.until(), slice)
+        let answers = asked.iter_mut().map(|job| {
+            let reason = job.reason;
+            job.note_read();
+            let request = job.request.as_mut();
+            lease::acquire(ctx, &job.op, reason, request, rounds.wait_until(), slice)
         });
         let mut answers: Vec<_> = answers.collect();
         if answers.len() == 1
@@ -270,13 +289,14 @@ impl Loads {
         stream::iter(answers).buffered(KEYS_AT_ONCE).collect().await
     }
 
-    /// Takes out the keys whose leases have ended; when it is time for the next round, all of them.
+    /// Takes out the keys whose leases have ended; when it is time for the next round, all of them. Also returns whether
+    /// notices of ended leases have come.
     async fn take_released(
         &self,
         waiting: &mut Vec<LoadJob>,
         (notices, noticed): &mut (LeaseWaiter, UnboundedReceiver<Key>),
         rounds: &Rounds<impl Iterator<Item = Duration>>,
-    ) -> Vec<LoadJob> {
+    ) -> (Vec<LoadJob>, bool) {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
         // so the next round bounds the wait.
         for job in &*waiting {
@@ -284,22 +304,29 @@ impl Loads {
         }
         let mut ended = Vec::new();
         let noticed = noticed.recv_many(&mut ended, usize::MAX);
-        let is_noticed = timeout_at(rounds.next(), noticed).await.is_ok();
-        let tuned = self.ctx.options.tuned();
-        let longest = tuned.stale_wait.min(tuned.load_timeout);
-        let only_reads = rounds.only_reads(is_noticed, longest, Instant::now());
+        let is_noticed = timeout_at(rounds.next_at(), noticed).await.is_ok();
         let ended: HashSet<Key> = ended.into_iter().collect();
         let is_released = |job: &mut LoadJob| !is_noticed || ended.contains(&job.op.key);
-        let mut released: Vec<_> = waiting.extract_if(.., is_released).collect();
-        let requests = released.iter_mut().filter(|_| only_reads);
-        for request in requests.filter_map(|job| job.request.as_mut()) {
-            *request = LeaseRequest::read_only(request.want);
+        let released = waiting.extract_if(.., is_released).collect();
+        (released, is_noticed)
+    }
+
+    /// Has refreshes only read what another instance has stored, if [`Rounds`] says so.
+    fn limit_refreshes_to_reads(
+        &self,
+        released: &mut [LoadJob],
+        is_noticed: bool,
+        rounds: &Rounds<impl Iterator<Item = Duration>>,
+    ) {
+        let tuned = self.ctx.options.tuned();
+        let longest = tuned.stale_wait.min(tuned.load_timeout);
+        if rounds.only_reads(is_noticed, longest, Instant::now()) {
+            released.iter_mut().for_each(LoadJob::only_read);
         }
-        released
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load_ready(&self, jobs: Vec<LoadJob>, loader: &Loader, queued: &QueuedLoads) {
+    async fn load(&self, jobs: Vec<LoadJob>, loader: &Loader, queued: &QueuedLoads) {
         let asked = jobs.iter().map(|job| LoadKey {
             loader_index: job.loader_index,
             key: job.op.key.clone(),
@@ -363,7 +390,7 @@ impl Loads {
         let stored = fill::fill_or_give_back(&self.ctx, &job.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.record.is_stored());
         if let Ok(Some(ended)) = &stored
-            && ended.result == fill::FillResult::Unstorable
+            && ended.store_result == StoreResult::Unstorable
             && job.previous.is_some()
         {
             is_done = self.remove_former(key).await;

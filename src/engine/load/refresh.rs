@@ -1,4 +1,4 @@
-//! Refreshes: by a call, and of stale values.
+//! Refreshes of stale values.
 //!
 //! Stale-while-revalidate: values past their soft TTL are replaced in the background, once in the fleet (rule 6).
 //! Callers wait for that if [`stale_wait`](crate::Builder::stale_wait) says so.
@@ -7,26 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, Span, debug_span, warn};
+use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
 use super::cache_loader::LoaderSource;
-use super::fill::{self, FillOutcome, FillResult, ReplacedValue};
+use super::cycles::Waiting;
+use super::fill::{FillOutcome, StoreResult};
 use super::get::{LoadFuture, entry_or_not_found};
 use super::lease::{self, LoadReason};
 use super::load_job::{LoadJob, SharedOutcome};
-use super::loader::{LoadKey, Loader};
-use super::nested::{LoadId, QueuedLoads, Waiting};
-use super::verify::{Due, Sample};
+use super::loader::Loader;
+use super::loader_call::LoadId;
+use super::verify::Sample;
 use crate::engine::read::tags::Proof;
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::NoValue;
+use crate::l1::{LoadOutcome, NoValue, Outcome};
 use crate::l2::AcceptedValue;
-use crate::util::retry_delays::spread;
-use crate::vocabulary::Source;
+
+/// A value that is to be refreshed, or compared with its source, and the index of its key in the list of the caller.
+pub(super) type Due = (usize, Key, AnyEntry);
 
 /// A stale value whose refresh a caller waits for.
 pub(super) struct AwaitedRefresh {
@@ -40,55 +42,36 @@ pub(super) struct AwaitedRefresh {
     until: Option<Instant>,
 }
 
+/// How the wait of a caller for a refresh has ended.
+enum RefreshWait {
+    /// The refresh has a value for its callers.
+    Value(Outcome),
+    /// The refresh has failed, or was dropped.
+    NoValue,
+    /// The refresh has not ended in time, or would wait for this caller.
+    NotEnded,
+}
+
+impl RefreshWait {
+    /// `None` if the refresh was dropped.
+    fn ended(outcome: Option<LoadOutcome>) -> Self {
+        match outcome {
+            Some(Ok(Some(outcome))) => Self::Value(outcome),
+            Some(Ok(None) | Err(_)) | None => Self::NoValue,
+        }
+    }
+}
+
 /// The refreshes and comparisons that a caller has begun, and has to run.
 struct StartedRefreshes {
     refreshes: Vec<LoadJob>,
     samples: Vec<Sample>,
-    /// Of both, in the order of the numbers by which the loader knows their keys.
+    /// The indexes of the keys of both in the caller's list, in the order of the indexes by which the loader knows the
+    /// keys.
     indexes: Vec<usize>,
 }
 
 impl Loads {
-    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
-    /// The load is an operation as an insert is: its value replaces the one that any instance holds.
-    pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadFuture {
-        let (loads, of, id) = (Arc::clone(self), key.clone(), LoadId::anew());
-        let of_task = id.clone();
-        let task = async move {
-            let ctx = &loads.ctx;
-            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
-            // source is read, so that no load that began before is stored after this one (rule 1).
-            let op = ctx.l1.in_flight.begin(&key);
-            ctx.backoff.forget(&key);
-            let lease = lease::take_over(ctx, &key).await;
-            let loading = loader.load(vec![LoadKey {
-                loader_index: 0,
-                key: key.clone(),
-                previous: None,
-            }]);
-            let leased = [(&key, lease)];
-            let loaded = loads
-                .call(loading, &leased, vec![of_task], QueuedLoads::default())
-                .await;
-            let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
-            let ended =
-                fill::fill_or_give_back(ctx, &op, lease, loaded, ReplacedValue::Any).await?;
-            let ended = ended.ok_or_else(LoadError::not_found)?;
-            if ended.result == FillResult::Unstorable {
-                loads.remove_former(&key).await;
-            }
-            Ok(loads.reads.hand_out(ended.record, ctx.now(), ended.source))
-        };
-        let ctx = Arc::clone(&self.ctx);
-        Box::pin(async move {
-            let waiting = Waiting::begin(&ctx, &of, || id)?;
-            let loaded = tokio::spawn(task.instrument(Span::current())).await;
-            drop(waiting);
-            // The loader's panic is caught, so a task without a result has ended with its runtime.
-            loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
-        })
-    }
-
     /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits.
     pub(crate) fn refresh_stale(
         self: &Arc<Self>,
@@ -113,54 +96,6 @@ impl Loads {
         }))
     }
 
-    /// Has a value refreshed that is almost as old as `every`: in one instance at a time, as with the refresh of a stale
-    /// value. A value that another instance has refreshed meanwhile is young again. Returns after how long to look
-    /// again; `None` if there is no value.
-    pub(crate) async fn keep_warm(
-        self: &Arc<Self>,
-        key: &Key,
-        every: Duration,
-        loader_source: LoaderSource,
-    ) -> Option<Duration> {
-        let ctx = &*self.ctx;
-        if ctx.switch.is_off_for(key) {
-            return Some(every);
-        }
-        let mut entry = self.reads.look_up(key).await?;
-        // Earlier by the time of a load, and by a jitter: of several instances one looks first, and the others find the
-        // value that it has loaded.
-        let before = ctx.convert.ahead.load_takes().min(every / 2) + spread(every / 20);
-        let left = every.saturating_sub(before + entry.meta().age());
-        if !left.is_zero() {
-            return Some(left);
-        }
-        // Refreshed, though it may be one that is to be compared with the source.
-        entry = AnyEntry::new(entry.record().clone(), ctx.now(), Source::L2);
-        self.start_refreshes(vec![(0, key.clone(), entry)], |_| loader_source.loader());
-        // The next look sees by the age of the value whether the refresh succeeded. A refresh that has just failed is not
-        // tried again yet.
-        Some(every / 20)
-    }
-
-    /// Loads a key that is kept warm and has no value. Returns whether it has one now.
-    pub(crate) async fn load_to_keep_warm(
-        self: &Arc<Self>,
-        key: &Key,
-        loader_source: LoaderSource,
-    ) -> bool {
-        let Err(error) = self.get_or_load(key.clone(), loader_source).await else {
-            return true;
-        };
-        if self.ctx.options.may_log_cause(&error) {
-            warn!(
-                namespace = self.ctx.options.namespace.as_str(),
-                reason = %error,
-                "a key that is kept warm could not be loaded"
-            );
-        }
-        false
-    }
-
     /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that
     /// are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader for the keys at
     /// these indexes.
@@ -179,7 +114,7 @@ impl Loads {
         awaited
     }
 
-    fn join_refreshes(&self, mut due: Vec<Due>) -> (StartedRefreshes, Vec<AwaitedRefresh>) {
+    fn join_refreshes(&self, due: Vec<Due>) -> (StartedRefreshes, Vec<AwaitedRefresh>) {
         let wait = Some(self.ctx.options.tuned().stale_wait).filter(|wait| !wait.is_zero());
         // Before anything is begun, so that the time covers all of it.
         let until = wait.and_then(|wait| Instant::now().checked_add(wait));
@@ -189,11 +124,9 @@ impl Loads {
             samples: Vec::new(),
             indexes: Vec::new(),
         };
-        // The refreshes first: their numbers are their indexes in the list that is run.
-        due.sort_by_key(|(.., entry)| entry.is_sampled());
         for (index, key, entry) in due {
+            let loader_index = started.indexes.len();
             if entry.is_sampled() {
-                let loader_index = started.indexes.len();
                 started.samples.push(Sample {
                     key,
                     entry,
@@ -223,6 +156,7 @@ impl Loads {
                     previous,
                     change_counts,
                     Some(request),
+                    loader_index,
                 );
                 if let Some(job) = job {
                     started.refreshes.push(job);
@@ -277,17 +211,20 @@ impl Loads {
             let waiting = || Waiting::begin(ctx, &key, || LoadId::Joined(refresh.clone()));
             let wait = refresh.clone().wait();
             // `None` if it is not waited for to its end.
-            let ended = match (waiting(), awaited.until) {
+            let waited = match (waiting(), awaited.until) {
                 // The refresh would wait for this caller, and the caller for the refresh: the caller keeps its stale value.
-                (Err(_), _) => None,
-                (Ok(_waiting), Some(until)) => timeout_at(until, wait).await.ok(),
-                (Ok(_waiting), None) => Some(wait.await),
+                (Err(_), _) => RefreshWait::NotEnded,
+                (Ok(_waiting), Some(until)) => (timeout_at(until, wait).await)
+                    .map_or(RefreshWait::NotEnded, RefreshWait::ended),
+                (Ok(_waiting), None) => RefreshWait::ended(wait.await),
             };
-            let has_ended = ended.is_some();
-            if let Some(Some(Ok(Some(outcome)))) = ended {
-                return Ok(Some(self.reads.hand_out_outcome(outcome)));
-            }
-            // It failed, or has not ended in time.
+            let has_ended = match waited {
+                RefreshWait::Value(outcome) => {
+                    return Ok(Some(self.reads.hand_out_outcome(outcome)));
+                }
+                RefreshWait::NoValue => true,
+                RefreshWait::NotEnded => false,
+            };
             let Some(entry) = self.reads.look_up(&key).await else {
                 // The entry is gone: its callers wait for the load, as for the load of any missing key.
                 let _waiting = waiting()?;
@@ -328,7 +265,7 @@ impl Loads {
                 self.ctx.backoff.forget(key);
             }
             // Another load, or the change that has ended the lease, may store a value at once.
-            Ok(Some(ended)) if ended.result == FillResult::Overtaken => {
+            Ok(Some(ended)) if ended.store_result == StoreResult::Overtaken => {
                 self.ctx.backoff.yielded(key);
             }
             Ok(_) => self.refresh_failed(key, None),
