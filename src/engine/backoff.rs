@@ -12,8 +12,8 @@ use crate::l1::{Hasher, hasher};
 use crate::util::retry_delays::retry_delays;
 
 /// The most keys that are remembered. A key that is forgotten may be tried at once.
-const MOST_KEYS: usize = 10_000;
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_KEYS: usize = 10_000;
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for
 /// now.
@@ -120,9 +120,9 @@ impl Backoff {
             Some(After::Refresh { failures }) => *failures,
             _ => 0,
         };
-        let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
+        let mut pauses = retry_delays(Duration::from_millis(200), MAX_PAUSE);
         // The pauses stop growing long before the sixteenth, and `nth` takes time for each.
-        let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
+        let pause = pauses.nth(failures.min(16)).unwrap_or(MAX_PAUSE);
         let failures = failures + 1;
         self.wait(key, pause.max(at_least), After::Refresh { failures });
     }
@@ -150,13 +150,13 @@ impl Backoff {
         // Before the key is there: a change that finds it unused has nothing to remove.
         self.is_used.store(true, Ordering::Release);
         let mut keys = self.write();
-        let forgotten = if keys.len() < MOST_KEYS {
+        let forgotten = if keys.len() < MAX_KEYS {
             Vec::new()
         } else {
             // Those that may be tried again; of the others none, or all if they leave so little room that the next
             // pass over all keys would follow soon.
             let ended = keys.values().filter(|pause| pause.until <= now).count();
-            let is_enough = ended >= MOST_KEYS / 2;
+            let is_enough = ended >= MAX_KEYS / 2;
             (keys.extract_if(|_, pause| !is_enough || pause.until <= now)).collect()
         };
         let former = keys.insert(key.clone(), Pause { until, after });
@@ -184,19 +184,19 @@ mod tests {
             generation: 1,
             tag_changes: 1,
         };
-        for n in 0..2 * MOST_KEYS {
+        for n in 0..2 * MAX_KEYS {
             let key = Key::from(&*n.to_string());
             let error = LoadError::stopped();
             backoff.wait(
                 &key,
-                LONGEST,
+                MAX_PAUSE,
                 After::Error {
                     error,
                     change_counts,
                 },
             );
             let kept = backoff.read().len();
-            assert!((1..=MOST_KEYS).contains(&kept), "{kept}");
+            assert!((1..=MAX_KEYS).contains(&kept), "{kept}");
             assert!(backoff.has_failed(&key));
         }
     }

@@ -44,7 +44,8 @@ pub(crate) enum LeaseOutcome {
     Lease(Lease, Option<AnyEntry>),
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
-    /// L2 is not to be asked for the key. With this and the following outcomes the key may be loaded, but nothing is stored.
+    /// L2 is not to be asked for the key. With this outcome and the following ones the key may be loaded, but nothing is
+    /// stored.
     NotAsked,
     /// L2 stores no load of the key for now, or has no value for a request that asks for no lease.
     Refused,

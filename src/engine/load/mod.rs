@@ -77,7 +77,8 @@ pub(crate) struct Loads {
 /// The limits of an instance, which all its partitions share.
 pub(crate) struct Permits {
     /// One for each loader that may run now.
-    // Only a `LoaderCall` may clone this `Arc`, for as long as it runs or waits for its permit: `pending` counts the clones.
+    // Only a `LoaderCall` may clone this `Arc`, and keeps the clone while it runs or waits for its permit: `pending` counts
+    // the clones.
     loads: Arc<LoadPermits>,
     /// One for each hit that may be checked now.
     checks: Arc<Semaphore>,

@@ -1,8 +1,9 @@
-//! How far an instance is in the messages of its partition, and what it does with the next one (rules 7, 9 to 11 and 21).
+//! How far an instance is in the messages of its partition, and the decision what it does with the next one (rules 7, 9 to
+//! 11 and 21).
 //!
-//! A [`Session`] is told what was received, and says what to do. It waits for nothing, and knows neither L1 nor L2. Two other
-//! places empty L1, too: `subscription_run` for a message of an unknown kind, and for another incarnation of the store (rule 13); and
-//! `Freshness::connected`.
+//! A [`Session`] is told of each input, and answers with the next step. It waits for nothing, and knows neither L1 nor L2.
+//! Two other places empty L1, too: `subscription_run` for a message of an unknown kind, and for another incarnation of the
+//! store (rule 13); and `Freshness::connected`.
 
 use std::mem::take;
 use std::time::Duration;
