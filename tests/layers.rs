@@ -36,7 +36,14 @@ const LAYERS: [&[&str]; 20] = [
 ];
 
 /// The folders of the engine, from the top. All of them use the files beside them, but for [`OVER_MODULES`].
-const MODULES: [&str; 5] = ["subscribe", "report", "load", "write", "read"];
+const MODULES: [&str; 6] = [
+    "subscribe",
+    "other_programs",
+    "report",
+    "load",
+    "write",
+    "read",
+];
 /// The files of the engine that use the folders.
 const OVER_MODULES: [&str; 2] = ["engine", "operate"];
 

@@ -325,15 +325,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 
 /// A look-up by a key whose type the caller has checked.
 impl<K, V: Send + Sync + 'static> Cache<K, V> {
-    /// Looks a key up, and otherwise loads it with the loader that `load` makes.
+    /// Looks a key up, and otherwise loads it with the loader that `loader_source` makes.
     pub(crate) fn get_or_load_by<Q: CacheKey + ?Sized>(
         &self,
         key: &Q,
-        load: impl FnOnce() -> LoaderSource,
+        loader_source: impl FnOnce() -> LoaderSource,
     ) -> impl Future<Output = Result<Entry<V>, LoadError>> {
         let first = move || match self.find_local(key) {
             Some(entry) if !entry.is_due() => FirstStep::Done(Ok(entry)),
-            found => self.engine().get_or_load(key_text(key), found, load()),
+            found => self
+                .engine()
+                .get_or_load(key_text(key), found, loader_source()),
         };
         Call::new(first, |entry| entry.map(Entry::of))
     }

@@ -12,8 +12,8 @@ use crate::l1::{Generation, Hasher, TagChanges, hasher};
 use crate::util::retry_delays::retry_delays;
 
 /// The most keys that are remembered. A key that is forgotten may be tried at once.
-const MOST_KEYS: usize = 10_000;
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_KEYS: usize = 10_000;
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for
 /// now.
@@ -39,14 +39,18 @@ pub(crate) enum After {
     Refresh { failures: usize },
     /// A load failed, and its callers got a fallback.
     Fallback,
-    /// A load failed that began then, and its callers got this error.
-    Error { error: LoadError, began: Began },
+    /// A load failed that began at these counts, and its callers got this error.
+    Error {
+        error: LoadError,
+        change_counts: ChangeCounts,
+    },
 }
 
-/// When a load began, by the changes that can be of any key: the error of one that began before a clear, or before the
-/// invalidation of a tag, is not handed out after it (rule 20). Which tags its value would have had is not known.
+/// How often changes that can be of any key had been made when a load began. The error of a load that began before a
+/// clear, or before the invalidation of a tag, is not handed out after it (rule 20). Which tags the value of the load
+/// would have had is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Began {
+pub(crate) struct ChangeCounts {
     pub(crate) generation: Generation,
     pub(crate) tag_changes: TagChanges,
 }
@@ -76,10 +80,13 @@ impl Backoff {
     }
 
     /// The error that the callers of a key get, without a load, if its load could have begun `now`.
-    pub(crate) fn error(&self, key: &str, now: Began) -> Option<LoadError> {
+    pub(crate) fn error(&self, key: &str, now: ChangeCounts) -> Option<LoadError> {
         match self.pause(key)?.after {
             // Equal, and not "not older": a clear or an invalidation of any tag since may have changed this key.
-            After::Error { error, began } if began == now => Some(error),
+            After::Error {
+                error,
+                change_counts,
+            } if change_counts == now => Some(error),
             _ => None,
         }
     }
@@ -113,9 +120,9 @@ impl Backoff {
             Some(After::Refresh { failures }) => *failures,
             _ => 0,
         };
-        let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
+        let mut pauses = retry_delays(Duration::from_millis(200), MAX_PAUSE);
         // The pauses stop growing long before the sixteenth, and `nth` takes time for each.
-        let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
+        let pause = pauses.nth(failures.min(16)).unwrap_or(MAX_PAUSE);
         let failures = failures + 1;
         self.wait(key, pause.max(at_least), After::Refresh { failures });
     }
@@ -143,13 +150,13 @@ impl Backoff {
         // Before the key is there: a change that finds it unused has nothing to remove.
         self.is_used.store(true, Ordering::Release);
         let mut keys = self.write();
-        let forgotten = if keys.len() < MOST_KEYS {
+        let forgotten = if keys.len() < MAX_KEYS {
             Vec::new()
         } else {
             // Those that may be tried again; of the others none, or all if they leave so little room that the next
             // pass over all keys would follow soon.
             let ended = keys.values().filter(|pause| pause.until <= now).count();
-            let is_enough = ended >= MOST_KEYS / 2;
+            let is_enough = ended >= MAX_KEYS / 2;
             (keys.extract_if(|_, pause| !is_enough || pause.until <= now)).collect()
         };
         let former = keys.insert(key.clone(), Pause { until, after });
@@ -173,16 +180,23 @@ mod tests {
     #[test]
     fn errors_of_so_many_keys_are_remembered() {
         let backoff = Backoff::new(Clock::manual());
-        let began = Began {
+        let change_counts = ChangeCounts {
             generation: Generation::FIRST,
             tag_changes: TagChanges::FIRST,
         };
-        for n in 0..2 * MOST_KEYS {
+        for n in 0..2 * MAX_KEYS {
             let key = Key::from(&*n.to_string());
             let error = LoadError::stopped();
-            backoff.wait(&key, LONGEST, After::Error { error, began });
+            backoff.wait(
+                &key,
+                MAX_PAUSE,
+                After::Error {
+                    error,
+                    change_counts,
+                },
+            );
             let kept = backoff.read().len();
-            assert!((1..=MOST_KEYS).contains(&kept), "{kept}");
+            assert!((1..=MAX_KEYS).contains(&kept), "{kept}");
             assert!(backoff.has_failed(&key));
         }
     }

@@ -20,15 +20,16 @@ use super::deferred::Deferred;
 use super::load::Mismatch;
 use super::load::{LoaderSource, Loads, Mismatches, PartitionLoads, Permits};
 use super::metrics::Metrics;
+use super::other_programs::listen::{Channel, Channels};
+use super::other_programs::publish::{PublishTarget, Publisher};
 use super::partitions::Partitions;
 use super::read::PartitionReads;
 use super::read::hot_keys::HotKeys;
 use super::read::looked_up::LookedUp;
 use super::read::lookup::Reads;
 use super::report::recording;
-use super::subscribe::listen::{Channel, Channels};
-use super::subscribe::publish::{PublishTarget, Publisher};
-use super::subscribe::subscriber::{FleetTasks, OnOtherPartitions, Subscriber};
+use super::subscribe::instance_tasks::{InstanceTasks, OnOtherPartitions};
+use super::subscribe::subscriber::Subscriber;
 use super::sweep::Sweeper;
 use super::switch::Switch;
 use super::write::{PartitionWrites, Writes};
@@ -278,19 +279,19 @@ impl Engine {
                 }
             });
             let (channels, mismatches) = (&of.channels, &of.mismatches);
-            let for_all = FleetTasks::new(
+            let instance_tasks = InstanceTasks::new(
                 &contexts,
                 &writes,
                 channels,
                 mismatches,
                 on_other_partitions,
             );
-            let mut for_all = Some(for_all);
+            let mut instance_tasks = Some(instance_tasks);
             let subscribers = writes.map(|partition, writes| {
                 // The first partition has it: they are made in their order.
-                let (ctx, for_all) = (contexts.at(partition), for_all.take());
+                let (ctx, instance_tasks) = (contexts.at(partition), instance_tasks.take());
                 let publisher = of.publisher.clone();
-                Arc::new(Subscriber::new(ctx, writes, publisher, for_all))
+                Arc::new(Subscriber::new(ctx, writes, publisher, instance_tasks))
             });
             Self {
                 recording: Mutex::default(),
@@ -487,7 +488,7 @@ impl Engine {
         &self,
         key: Result<Key, KeyTooLong>,
         found: Option<AnyEntry>,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> FirstStep<Result<AnyEntry, LoadError>> {
         let key = match key {
             Ok(key) => key,
@@ -495,9 +496,9 @@ impl Engine {
         };
         let loads = self.loads().for_key(&key);
         let Some(entry) = found else {
-            return FirstStep::Wait(loads.get_or_load(key, load));
+            return FirstStep::Wait(loads.get_or_load(key, loader_source));
         };
-        match loads.refresh_stale(key, &entry, load) {
+        match loads.refresh_stale(key, &entry, loader_source) {
             Some(current) => FirstStep::Wait(current),
             None => FirstStep::Done(Ok(entry)),
         }

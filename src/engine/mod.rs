@@ -7,7 +7,8 @@
 //! - [`write`]: inserts, invalidations, clears and updates
 //! - [`load`]: keys that L2 does not have, stale values, and all else that runs a user's loader
 //! - [`report`]: counters for the fleet and for the recorder of the process
-//! - [`subscribe`]: messages of other instances and programs, and the proof that none was missed
+//! - [`other_programs`]: invalidations that other programs publish, and changes that are published for them
+//! - [`subscribe`]: messages of other instances, and the proof that none was missed
 //!
 //! A module uses those above it in this list, and the files beside this one, which all modules share: [`context`] holds
 //! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deferred`], [`members`], `metrics`,
@@ -29,6 +30,7 @@ mod members;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;
 mod operate;
+mod other_programs;
 mod partitions;
 mod read;
 mod recent_misses;
@@ -49,10 +51,10 @@ pub(crate) use self::load::{
     AnyKey, AnyReturn, Batches, CacheLoader, Commit, CommitResult, LoaderForKeys, LoaderSource,
     PartitionLoads, invalidate_after,
 };
+pub(crate) use self::other_programs::listen::Channel;
+pub(crate) use self::other_programs::publish::PublishTarget;
 #[cfg(feature = "write-behind")]
 pub(crate) use self::partitions::Partitions;
 pub(crate) use self::read::looked_up::LookedUp;
 pub use self::read::{Located, LocatedEntry};
-pub(crate) use self::subscribe::listen::Channel;
-pub(crate) use self::subscribe::publish::PublishTarget;
 pub(crate) use self::write::{KeysAndTags, PartitionWrites};

@@ -14,7 +14,7 @@ use super::engine::Engine;
 use super::read::Located;
 use super::report::recording;
 use super::subscribe::subscriber::Subscriber;
-use super::switch::{Bypassed, MOST_BYPASSED, Switch};
+use super::switch::{Bypassed, MAX_BYPASSED, Switch};
 use super::write::Writes;
 use crate::error::{BuildError, L2Error, Misuse, WriteError};
 use crate::key::Key;
@@ -279,7 +279,7 @@ impl Engine {
         set(&mut bypassed);
         let (keys, prefixes) = (bypassed.keys.len(), bypassed.prefixes.len());
         // Each call goes over all prefixes.
-        if keys + prefixes > MOST_BYPASSED {
+        if keys + prefixes > MAX_BYPASSED {
             return Err(Misuse::TooManyBypassed);
         }
         let contexts = self.all().flat_map(|engine| engine.contexts.iter());

@@ -25,7 +25,7 @@ const BYPASS: u64 = 1 << 34;
 const BYPASS_EVERYWHERE: u64 = 1 << 35;
 
 /// How many keys and prefixes are bypassed at most.
-pub(crate) const MOST_BYPASSED: usize = 1_000;
+pub(crate) const MAX_BYPASSED: usize = 1_000;
 
 /// The switch of a partition.
 pub(crate) struct Switch {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
 use super::Loads;
-use super::fetch::{Fetch, FetchAndLoader};
+use super::load_job::{JobAndLoader, LoadJob};
 use super::loader::{AnyKey, LoaderForKeys};
 use crate::key::Key;
 use crate::util::lock::lock;
@@ -25,7 +25,7 @@ pub(crate) struct Batches {
 }
 
 /// A load of one key, with the loads of its partition.
-type QueuedLoad = (Arc<Loads>, AnyKey, Fetch);
+type QueuedLoad = (Arc<Loads>, AnyKey, LoadJob);
 
 struct OpenBatch {
     loads: Sender<QueuedLoad>,
@@ -49,15 +49,15 @@ impl Batches {
         &self,
         loads: &Arc<Loads>,
         key: AnyKey,
-        to_run: Fetch,
-    ) -> Option<FetchAndLoader> {
+        job: LoadJob,
+    ) -> Option<JobAndLoader> {
         let Some((window, max)) = self.limits else {
-            return Some((to_run, (self.loader_for)(vec![key])));
+            return Some((job, (self.loader_for)(vec![key])));
         };
         // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
-        let text = to_run.op.key.clone();
-        let mut one = (Arc::clone(loads), key, to_run);
+        let text = job.op.key.clone();
+        let mut one = (Arc::clone(loads), key, job);
         if let Some(batch) = &mut *open
             && batch.keys.insert(text.clone())
         {
@@ -97,9 +97,13 @@ impl Batches {
             while let Some((loads, ..)) = rest.first() {
                 let loads = Arc::clone(loads);
                 let part = rest.extract_if(.., |(of, ..)| Arc::ptr_eq(of, &loads));
-                let (keys, to_run) = part.map(|(_, key, to_run)| (key, to_run)).unzip();
+                let part = part.enumerate().map(|(index, (_, key, mut job))| {
+                    job.loader_index = index;
+                    (key, job)
+                });
+                let (keys, jobs) = part.unzip();
                 let loader = loader_for(keys);
-                parts.push(async move { loads.run_all(to_run, loader).await });
+                parts.push(async move { loads.run_all(jobs, loader).await });
             }
             join_all(parts).await;
         });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Loads;
 use super::batches::Batches;
-use super::fetch::{Fetch, FetchAndLoader};
+use super::load_job::{JobAndLoader, LoadJob};
 use super::loader::{AnyKey, Loader, LoaderForKey};
 
 /// How a key is loaded, if it has to be.
@@ -44,12 +44,12 @@ impl LoaderSource {
     }
 
     /// Adds a load to a batch, which runs it. Without batches returns the load and the loader to run it with.
-    pub(super) fn begin(self, loads: &Arc<Loads>, fetch: Fetch) -> Option<FetchAndLoader> {
+    pub(super) fn begin(self, loads: &Arc<Loads>, job: LoadJob) -> Option<JobAndLoader> {
         match self {
-            Self::Call(loader) => Some((fetch, loader)),
+            Self::Call(loader) => Some((job, loader)),
             Self::Cache(cache, key) => match &*cache {
-                CacheLoader::One(loader_for) => Some((fetch, loader_for(key))),
-                CacheLoader::Many(batches) => batches.add(loads, key, fetch),
+                CacheLoader::One(loader_for) => Some((job, loader_for(key))),
+                CacheLoader::Many(batches) => batches.add(loads, key, job),
             },
         }
     }

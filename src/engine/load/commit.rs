@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, join_all};
 use tracing::{Instrument, Span};
 
 use super::Loads;
-use super::fill::{FillResult, ReplacedValue, ValueToStore, fill};
+use super::fill::{ReplacedValue, StoreResult, ValueToStore, fill};
 use super::lease;
 use crate::engine::write::KeysAndTags;
 use crate::engine::write::pending::Write;
@@ -82,12 +82,13 @@ impl Loads {
             let leases = [(key, lease)];
             let value = lease::renew_while(ctx, &leases, commit).await?;
             let ended = fill(ctx, &op, lease, ready, ReplacedValue::Any).await;
-            let stored = (ended.result == FillResult::Stored).then_some(ended.record.version);
+            let stored =
+                (ended.store_result == StoreResult::Stored).then_some(ended.record.version);
             Ok((value, stored))
         };
         let writes_if_stopped = vec![Write::new(&self.ctx, key.clone(), Step::INVALIDATE)];
         let writes = Arc::clone(&self.writes);
-        let follow = async move |stored: Option<Version>| match stored {
+        let follow = async move |stored| match stored {
             Some(version) => Ok(writes.token(version)),
             None => writes.invalidate([key], Duration::ZERO).await,
         };

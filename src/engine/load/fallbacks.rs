@@ -5,8 +5,8 @@ use futures::FutureExt;
 use tracing::warn;
 
 use super::Loads;
-use super::fetch::{Fetch, Flight};
-use crate::engine::backoff::{After, Began};
+use super::load_job::{LoadJob, SharedOutcome};
+use crate::engine::backoff::{After, ChangeCounts};
 use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -15,8 +15,12 @@ use crate::l1::{LoadOutcome, Outcome, OutcomeKind};
 
 impl Loads {
     /// Waits for the outcome of a load.
-    pub(crate) async fn wait_for_result(&self, key: &Key, flight: Flight) -> LoadOutcome {
-        match flight.wait().await {
+    pub(crate) async fn wait_for_result(
+        &self,
+        key: &Key,
+        shared_outcome: SharedOutcome,
+    ) -> LoadOutcome {
+        match shared_outcome.wait().await {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
             None => instead(
@@ -72,17 +76,17 @@ impl Loads {
             && !has_token
             && !self.reads.is_shadow()
             && !ctx.switch.is_off_for(key)
-            && let Some(error) = ctx.backoff.error(key, self.now_began())
+            && let Some(error) = ctx.backoff.error(key, self.change_counts_now())
         {
             return Err(error);
         }
         Ok(())
     }
 
-    /// The state of the changes that can be of any key, for a load that begins now.
-    pub(crate) fn now_began(&self) -> Began {
+    /// The counts of the changes that can be of any key, for a load that begins now.
+    pub(crate) fn change_counts_now(&self) -> ChangeCounts {
         let freshness = &self.ctx.l1.freshness;
-        Began {
+        ChangeCounts {
             generation: freshness.generation(),
             tag_changes: freshness.tag_changes(),
         }
@@ -90,15 +94,22 @@ impl Loads {
 
     /// The outcome of a load that has failed, for its callers: a fallback, or otherwise the error. The next callers get
     /// the same for a while.
-    pub(crate) async fn failed(&self, fetch: &Fetch, error: LoadError) -> LoadOutcome {
-        let (ctx, op) = (&*self.ctx, &fetch.op);
+    pub(crate) async fn failed(&self, job: &LoadJob, error: LoadError) -> LoadOutcome {
+        let (ctx, op) = (&*self.ctx, &job.op);
         let key = &op.key;
         let options = &*ctx.options;
         let Some(found) = self.reads.fallback(key, MayUseProof::Yes, Some(op)).await else {
             if !options.tuned().error_ttl.is_zero() {
                 let pause = options.shortened(options.tuned().error_ttl);
-                let (error, began) = (error.clone(), fetch.began);
-                (ctx.backoff).wait(key, pause, After::Error { error, began });
+                let (error, change_counts) = (error.clone(), job.change_counts);
+                (ctx.backoff).wait(
+                    key,
+                    pause,
+                    After::Error {
+                        error,
+                        change_counts,
+                    },
+                );
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
                 // does not get the error of a load that began before (rule 4).
                 if !ctx.l1.in_flight.is_attached(op) {

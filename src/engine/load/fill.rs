@@ -46,17 +46,19 @@ pub(crate) struct StoreOptions {
     unchanged: Option<SharedRecord>,
 }
 
-/// How a fill has ended.
+/// How a fill has ended: the value that the callers of the load get, and what has become of the loaded value. They are
+/// two things: if the lease was lost, the callers may get a newer value than the loaded one; and they get the loaded one
+/// also if it was not stored.
 pub(crate) struct FillOutcome {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
     pub(crate) record: SharedRecord,
     pub(crate) source: Source,
-    pub(crate) result: FillResult,
+    pub(crate) store_result: StoreResult,
 }
 
-/// What has become of a value that was to be stored.
+/// What has become of the loaded value. Its caller decides by this whether the key is tried again, or invalidated.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FillResult {
+pub(crate) enum StoreResult {
     Stored,
     /// The lease was lost, to a change of the key or to another load.
     Overtaken,
@@ -75,19 +77,18 @@ pub(crate) async fn fill_or_give_back(
     loaded: Result<Option<Loaded<AnyValue>>, LoadError>,
     replaces: ReplacedValue<'_>,
 ) -> Result<Option<FillOutcome>, LoadError> {
-    let ready = loaded.and_then(|loaded| {
-        let ready = loaded
-            .map(|loaded| ValueToStore::from_loaded(ctx, &op.key, loaded, replaces.previous()));
-        let ready = ready.map(|ready| {
-            ready.ok_or_else(|| {
-                ctx.counters.load_failures.bump();
-                LoadError::misuse(Misuse::NothingPrevious)
-            })
-        });
-        ready.transpose()
+    let to_store = loaded.and_then(|loaded| {
+        let Some(loaded) = loaded else {
+            return Ok(None);
+        };
+        let to_store = ValueToStore::from_loaded(ctx, &op.key, loaded, replaces.previous());
+        to_store.map(Some).ok_or_else(|| {
+            ctx.counters.load_failures.bump();
+            LoadError::misuse(Misuse::NothingPrevious)
+        })
     });
-    match ready {
-        Ok(Some(ready)) => Ok(Some(fill(ctx, op, lease, ready, replaces).await)),
+    match to_store {
+        Ok(Some(to_store)) => Ok(Some(fill(ctx, op, lease, to_store, replaces).await)),
         no_value => {
             // Before the callers have their result: one that tries again would wait for this lease.
             give_back(ctx, (&op.key, lease)).await;
@@ -101,20 +102,21 @@ pub(crate) async fn fill(
     ctx: &Context,
     op: &Op,
     lease: Option<Lease>,
-    ready: ValueToStore,
+    to_store: ValueToStore,
     replaces: ReplacedValue<'_>,
 ) -> FillOutcome {
     // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
     // invalidations are looked at, as one that comes later makes these states void.
-    let names = (ready.store_options.as_ref()).map_or(&[][..], |store_options| &store_options.tags);
+    let names =
+        (to_store.store_options.as_ref()).map_or(&[][..], |store_options| &store_options.tags);
     let tags = ctx.l1.register_tags(names);
     // Once more, as the lease was asked for earlier. L2 has not heard of what was deferred since, so the lease stands.
     let is_blocked = ctx.is_blocked(&op.key) || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let publishes = matches!(replaces, ReplacedValue::Any);
-    let mut may_be_stored = ready.store_options.is_some();
-    let sent = match (lease, &ready.store_options) {
+    let mut may_be_stored = to_store.store_options.is_some();
+    let sent = match (lease, &to_store.store_options) {
         (Some(lease), Some(store_options)) if !is_blocked => {
-            let sent = store_options.send(ctx, &op.key, &ready.value, lease, publishes);
+            let sent = store_options.send(ctx, &op.key, &to_store.value, lease, publishes);
             let sent = sent.await;
             may_be_stored = !matches!(sent, Ok(None));
             sent
@@ -137,17 +139,17 @@ pub(crate) async fn fill(
             value,
             store_options,
         },
-    ) = (ctx.now(), ready);
-    let result = match &filled {
-        Some(Fill::Stored(_)) => FillResult::Stored,
-        Some(Fill::Rejected(_)) => FillResult::Overtaken,
-        None if may_be_stored => FillResult::NotStored,
-        None => FillResult::Unstorable,
+    ) = (ctx.now(), to_store);
+    let store_result = match &filled {
+        Some(Fill::Stored(_)) => StoreResult::Stored,
+        Some(Fill::Rejected(_)) => StoreResult::Overtaken,
+        None if may_be_stored => StoreResult::NotStored,
+        None => StoreResult::Unstorable,
     };
     let ended = |record, source| FillOutcome {
         record,
         source,
-        result,
+        store_result,
     };
     match (filled, store_options) {
         (Some(Fill::Stored(stamp)), Some(store_options)) => {

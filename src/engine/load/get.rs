@@ -7,9 +7,10 @@ use futures::future::BoxFuture;
 
 use super::Loads;
 use super::cache_loader::LoaderSource;
-use super::fetch::{Fetch, Flight};
+use super::cycles::Waiting;
 use super::lease::{self, LoadReason};
-use super::nested::{self, LoadId, Waiting};
+use super::load_job::{LoadJob, SharedOutcome};
+use super::loader_call::{LoadId, LoaderCall};
 use crate::ablation::{Rule, without};
 use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
@@ -24,9 +25,27 @@ use crate::vocabulary::{Source, Version};
 #[derive(Clone, Copy)]
 pub(super) struct KnownWrite {
     write: Version,
-    /// A load with this number or a higher one began after the caller's own read of L2. That read has found no value, or
-    /// had no answer.
-    op_number: OpNumber,
+    joinable: JoinableLoads,
+}
+
+/// Which loads a caller that knows of a write may join.
+#[derive(Clone, Copy)]
+enum JoinableLoads {
+    /// Loads with this operation number or a higher one: they began after the caller's own read of L2. That read has
+    /// found no value, or had no answer.
+    From(OpNumber),
+    /// None of them: the caller begins a load of its own.
+    NoLoad,
+}
+
+impl JoinableLoads {
+    const fn first_op_number(self) -> OpNumber {
+        match self {
+            Self::From(op_number) => op_number,
+            // No load has a number as high as this.
+            Self::NoLoad => OpNumber::NEVER,
+        }
+    }
 }
 
 /// A call with a loader, as a future that does not depend on the types of its caller.
@@ -35,16 +54,21 @@ pub(crate) type LoadFuture = BoxFuture<'static, Result<AnyEntry, LoadError>>;
 /// Entries that were found for keys of a call, with the indexes of the keys.
 pub(super) type IndexedEntries = Vec<(usize, Option<AnyEntry>)>;
 
-/// The load of a key of which L2 was asked.
-pub(super) const MISSING: LoadReason = LoadReason::Missing { at_least: None };
-
 /// A load that a caller has joined or begun.
-pub(super) struct Joined {
-    flight: Flight,
+pub(super) struct JoinedLoad {
+    shared_outcome: SharedOutcome,
     /// The caller has begun it.
     is_own: bool,
     /// The load began before the call, or before some tag was invalidated: its value may be old.
     began_early: bool,
+}
+
+/// The result of a load, for a caller that has joined or begun it.
+pub(super) enum CallerResult {
+    /// The caller may have it. `Ok(None)` if the loader does not know the key.
+    Allowed(Result<Option<AnyEntry>, LoadError>),
+    /// The caller may not have it, and joins or begins another load.
+    NotAllowed,
 }
 
 /// Whether a caller may have the result of a load that it has joined or begun.
@@ -96,58 +120,68 @@ impl Verdict {
 
 impl Loads {
     /// L2 and then the loader, for a key that L1 did not have.
-    pub(crate) fn get_or_load(self: &Arc<Self>, key: Key, load: LoaderSource) -> LoadFuture {
+    pub(crate) fn get_or_load(
+        self: &Arc<Self>,
+        key: Key,
+        loader_source: LoaderSource,
+    ) -> LoadFuture {
         let loads = Arc::clone(self);
         Box::pin(async move {
             if let Some(entry) = loads.get_at_once(&key).await {
                 return Ok(entry);
             }
-            if loads.expects_a_miss(&key, &load) {
-                return loads.load_unread(key, load).await;
+            if loads.expects_a_miss(&key, &loader_source) {
+                return loads.load_unread(key, loader_source).await;
             }
             let (outcome, now) = loads.reads.read(&key).await;
             match loads.reads.answer(&key, outcome, now) {
-                Ok(entry) => loads.refresh_if_due(key, entry, load).await,
+                Ok(entry) => loads.refresh_if_due(key, entry, loader_source).await,
                 Err(no_value) => {
-                    entry_or_not_found(loads.load_missing(key, no_value, load, None).await)
+                    let loading = loads.load_missing(key, no_value, loader_source, None);
+                    entry_or_not_found(loading.await)
                 }
             }
         })
     }
 
     /// Whether a load without a read before it does all that the look-up would.
-    fn expects_a_miss(&self, key: &Key, load: &LoaderSource) -> bool {
+    fn expects_a_miss(&self, key: &Key, loader_source: &LoaderSource) -> bool {
         let ctx = &self.ctx;
         ctx.breaker.recent_misses.are_expected()
             // Without a proof L1 may have the answer if L2 fails.
             && ctx.l1.freshness.is_live()
             // A value that L2 has waits for nothing: not for a batch to be full, nor for a load that has begun before, nor
             // until the source may be asked again.
-            && load.is_of_one()
+            && loader_source.is_of_one()
             && !ctx.l1.in_flight.is_loading(key)
             && self.may_load(key, false).is_ok()
             // A loader that looks a key up waits for its load, if it may, and gives its permit up meanwhile.
-            && !nested::is_in_loader()
+            && LoaderCall::current().is_none()
     }
 
     /// The value or the lease in one step, for a key that L1 did not have and L2 probably does not.
     async fn load_unread(
         self: &Arc<Self>,
         key: Key,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> Result<AnyEntry, LoadError> {
         // The request for the lease answers with the value if L2 has one. So a caller that comes here costs one round trip
         // less if L2 has none, and a script in the place of a batched GET if it has.
         self.reads.hot_keys.note(&key);
-        let loader = load.loader();
-        let load = || LoaderSource::Call(loader.clone());
-        let loading =
-            self.join_or_load(key.clone(), LoadReason::Unread, NoValue::MISS, load(), None);
+        let loader = loader_source.loader();
+        let call_loader = || LoaderSource::Call(loader.clone());
+        let loading = self.join_or_load(
+            key.clone(),
+            LoadReason::Unread,
+            NoValue::MISS,
+            call_loader(),
+            None,
+        );
         let entry = entry_or_not_found(loading.await)?;
         // A load that has run may end with a value of L2, too: with a later one than its own. If the loader was not called,
         // the value was there, and is handed out as that of a read.
         if entry.source() != Source::Loader && !entry.is_fallback() && loader.is_unused() {
-            return self.refresh_if_due(key, entry, load()).await;
+            return self.refresh_if_due(key, entry, call_loader()).await;
         }
         Ok(entry)
     }
@@ -157,10 +191,10 @@ impl Loads {
         self: &Arc<Self>,
         key: Key,
         entry: AnyEntry,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> Result<AnyEntry, LoadError> {
         if entry.is_due()
-            && let Some(current) = self.refresh_stale(key, &entry, load)
+            && let Some(current) = self.refresh_stale(key, &entry, loader_source)
         {
             return current.await;
         }
@@ -173,17 +207,17 @@ impl Loads {
         self: &Arc<Self>,
         key: Key,
         token: &Token,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> LoadFuture {
         let (loads, token) = (Arc::clone(self), token.clone());
-        Box::pin(async move { loads.load_at_least(key, &token, load).await })
+        Box::pin(async move { loads.load_at_least(key, &token, loader_source).await })
     }
 
     async fn load_at_least(
         self: &Arc<Self>,
         key: Key,
         token: &Token,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> Result<AnyEntry, LoadError> {
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
         let op_number = self.ctx.l1.in_flight.next_op_number(&key);
@@ -191,11 +225,13 @@ impl Loads {
         let found = (self.reads).look_up_at_least(slice::from_ref(&key), token);
         let no_value = match found.await.pop().unwrap_or(Err(NoValue::Unavailable)) {
             Ok(entry) if entry.is_due() && self.reads.is_shadow() => {
-                return self.answer_from_source(key, entry, load.loader()).await;
+                return self
+                    .answer_from_source(key, entry, loader_source.loader())
+                    .await;
             }
             Ok(entry) => {
                 if entry.is_due() {
-                    self.start_refreshes(vec![(0, key, entry.clone())], |_| load.loader());
+                    self.start_refreshes(vec![(0, key, entry.clone())], |_| loader_source.loader());
                 }
                 return Ok(entry);
             }
@@ -204,8 +240,10 @@ impl Loads {
         if let Some(entry) = self.fallback_while_paused(&key, MayUseProof::No).await {
             return Ok(entry);
         }
-        let known_write = (!without(Rule::TokenLoads)).then_some(KnownWrite { write, op_number });
-        entry_or_not_found(self.load_missing(key, no_value, load, known_write).await)
+        let joinable = JoinableLoads::From(op_number);
+        let known_write = (!without(Rule::TokenLoads)).then_some(KnownWrite { write, joinable });
+        let loading = self.load_missing(key, no_value, loader_source, known_write);
+        entry_or_not_found(loading.await)
     }
 
     /// An entry without asking L2: an unproven one of L1 while L2 is silent, or a fallback while loads of the key pause
@@ -222,14 +260,14 @@ impl Loads {
         self: &Arc<Self>,
         key: Key,
         no_value: NoValue,
-        load: LoaderSource,
+        loader_source: LoaderSource,
         known_write: Option<KnownWrite>,
     ) -> Result<Option<AnyEntry>, LoadError> {
         self.may_load(&key, known_write.is_some())?;
         let reason = LoadReason::Missing {
-            at_least: known_write.map(|write| write.write),
+            at_least: known_write.map(|known| known.write),
         };
-        self.join_or_load(key, reason, no_value, load, known_write)
+        self.join_or_load(key, reason, no_value, loader_source, known_write)
             .await
     }
 
@@ -238,28 +276,29 @@ impl Loads {
         key: Key,
         reason: LoadReason,
         no_value: NoValue,
-        load: LoaderSource,
+        loader_source: LoaderSource,
         mut known_write: Option<KnownWrite>,
     ) -> Result<Option<AnyEntry>, LoadError> {
-        let (mut load, mut accepts_early) = (Some(load), true);
+        let (mut unused_loader, mut accepts_early) = (Some(loader_source), true);
         // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
         // runs once at most.
         loop {
-            let (joined, begun) = self.join(&key, reason, no_value, known_write, accepts_early);
-            if let Some(fetch) = begun
-                && let Some(load) = load.take()
-                && let Some((fetch, loader)) = load.begin(self, fetch)
+            let (joined, job) = self.join(&key, reason, no_value, known_write, accepts_early, 0);
+            if let Some(job) = job
+                && let Some(loader_source) = unused_loader.take()
+                && let Some((job, loader)) = loader_source.begin(self, job)
             {
-                self.spawn(vec![fetch], loader).await;
+                self.spawn(vec![job], loader).await;
             }
-            // After that: the load may have other callers by now, which are not in the cycle.
+            // The check for a cycle follows the start of the load: the load may have other callers by now, which are not
+            // in the cycle and need its result.
             let waiting = self.begin_waiting(&key, &joined)?;
             let is_own = joined.is_own;
             match self.result_if_allowed(&key, joined, &mut known_write).await {
                 // The load of many keys returns no value for a key that its loader does not know; this loader may.
-                Some(Ok(None)) if !is_own => {}
-                Some(result) => return result,
-                None => accepts_early = false,
+                CallerResult::Allowed(Ok(None)) if !is_own => {}
+                CallerResult::Allowed(result) => return result,
+                CallerResult::NotAllowed => accepts_early = false,
             }
             drop(waiting);
         }
@@ -269,13 +308,14 @@ impl Loads {
     pub(super) fn begin_waiting(
         &self,
         key: &Key,
-        joined: &Joined,
+        joined: &JoinedLoad,
     ) -> Result<Option<Box<Waiting>>, LoadError> {
-        let id = || LoadId::Joined(joined.flight.clone());
+        let id = || LoadId::Joined(joined.shared_outcome.clone());
         Waiting::begin(&self.ctx, key, id)
     }
 
-    /// Joins the load of a key, or begins one, which the caller has to run.
+    /// Joins the load of a key, or begins one, which the caller has to run. Its loader will know the key by
+    /// `loader_index`.
     pub(super) fn join(
         &self,
         key: &Key,
@@ -283,37 +323,40 @@ impl Loads {
         no_value: NoValue,
         known_write: Option<KnownWrite>,
         accepts_early: bool,
-    ) -> (Joined, Option<Fetch>) {
+        loader_index: usize,
+    ) -> (JoinedLoad, Option<LoadJob>) {
         // In this order: a change that comes in between ends an error too early.
         let caller = self.ctx.l1.freshness.caller(self.ctx.now());
-        let began = self.now_began();
-        let op_number = known_write.map_or(OpNumber::FIRST, |write| write.op_number);
+        let change_counts = self.change_counts_now();
+        let op_number =
+            known_write.map_or(OpNumber::FIRST, |known| known.joinable.first_op_number());
         let (join, began_early) =
             (self.ctx.l1.in_flight).join_load(key, caller, op_number, accepts_early);
         let request = (no_value.accepted()).map(|want| lease::request(&self.ctx, want));
-        let (flight, begun) = Fetch::from_join(join, reason, None, began, request);
-        let joined = Joined {
-            flight,
-            is_own: begun.is_some(),
+        let (shared_outcome, job) =
+            LoadJob::from_join(join, reason, None, change_counts, request, loader_index);
+        let joined = JoinedLoad {
+            shared_outcome,
+            is_own: job.is_some(),
             began_early,
         };
-        (joined, begun)
+        (joined, job)
     }
 
-    /// Waits for a load. Returns its result, which is `Ok(None)` if its loader does not know the key; or `None` if the
-    /// caller may not have the result, and joins or begins another load.
+    /// Waits for a load, and decides whether the caller may have its result. If no load may be joined instead, notes that
+    /// in `known_write`.
     pub(super) async fn result_if_allowed(
         &self,
         key: &Key,
-        joined: Joined,
+        joined: JoinedLoad,
         known_write: &mut Option<KnownWrite>,
-    ) -> Option<Result<Option<AnyEntry>, LoadError>> {
-        let Joined {
-            flight,
+    ) -> CallerResult {
+        let JoinedLoad {
+            shared_outcome,
             is_own,
             began_early,
         } = joined;
-        let result = self.wait_for_result(key, flight).await;
+        let result = self.wait_for_result(key, shared_outcome).await;
         let is_at_least = match (&known_write, &result) {
             (Some(known_write), Ok(Some(outcome))) => {
                 self.ctx.l1.is_at_least(&outcome.record, known_write.write)
@@ -323,21 +366,20 @@ impl Loads {
         };
         match Verdict::decide(result, is_own, began_early, is_at_least) {
             Verdict::Take(result) => {
-                Some(result.map(|found| found.map(|it| self.reads.hand_out_outcome(it))))
+                let hand_out = |outcome| self.reads.hand_out_outcome(outcome);
+                CallerResult::Allowed(result.map(|found| found.map(hand_out)))
             }
-            Verdict::JoinAnother => None,
+            Verdict::JoinAnother => CallerResult::NotAllowed,
             Verdict::LoadAlone => {
                 if let Some(known_write) = known_write {
-                    // No load has a number as high as this.
-                    known_write.op_number = OpNumber::NEVER;
+                    known_write.joinable = JoinableLoads::NoLoad;
                 }
-                None
+                CallerResult::NotAllowed
             }
-            Verdict::Fallback(error) => Some(
-                self.fallback_or(key, MayUseProof::No, error)
-                    .await
-                    .map(Some),
-            ),
+            Verdict::Fallback(error) => {
+                let fallback = self.fallback_or(key, MayUseProof::No, error).await;
+                CallerResult::Allowed(fallback.map(Some))
+            }
         }
     }
 }

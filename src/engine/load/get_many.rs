@@ -8,10 +8,11 @@ use futures::future::try_join_all;
 
 use super::Loads;
 use super::cache_loader::LoaderSource;
-use super::get::{IndexedEntries, Joined, MISSING};
+use super::cycles::Waiting;
+use super::get::{CallerResult, IndexedEntries, JoinedLoad};
+use super::lease::MISSING;
 use super::loader::LoaderForIndexes;
-use super::nested::Waiting;
-use super::verify::Due;
+use super::refresh::Due;
 use crate::engine::read::looked_up::RestKey;
 use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
@@ -30,7 +31,7 @@ struct MissingKey {
 struct JoinedKey {
     index: usize,
     key: Key,
-    joined: Joined,
+    joined: JoinedLoad,
     /// See [`Waiting::begin`].
     waiting: Option<Box<Waiting>>,
 }
@@ -75,8 +76,8 @@ impl Loads {
         // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
         let waits = awaited.into_iter().map(async |awaited| {
             let index = awaited.index;
-            let load = || LoaderSource::Call(loader(&[index]));
-            let current = self.await_refresh(awaited, load).await?;
+            let call_loader = || LoaderSource::Call(loader(&[index]));
+            let current = self.await_refresh(awaited, call_loader).await?;
             Ok::<_, LoadError>((index, current))
         });
         found.extend(try_join_all(waits).await?);
@@ -130,24 +131,26 @@ impl Loads {
         loader: &LoaderForIndexes<'_>,
     ) -> (Vec<JoinedKey>, Result<(), LoadError>) {
         let (mut joined, mut result) = (Vec::with_capacity(missing.len()), Ok(()));
-        let (mut begun, mut begun_indexes) = (Vec::new(), Vec::new());
+        let (mut jobs, mut job_indexes) = (Vec::new(), Vec::new());
         for missing in missing {
             let MissingKey { index, key, .. } = missing;
             if let Err(error) = self.may_load(&key, false) {
                 result = result.and(Err(error));
                 continue;
             }
-            let (load, fetch) = self.join(&key, MISSING, missing.no_value, None, true);
-            if let Some(fetch) = fetch {
-                begun.push(fetch);
-                begun_indexes.push(index);
+            let loader_index = jobs.len();
+            let (load, job) = self.join(&key, MISSING, missing.no_value, None, true, loader_index);
+            if let Some(job) = job {
+                jobs.push(job);
+                job_indexes.push(index);
             }
             joined.push((index, key, load));
         }
-        if !begun.is_empty() {
-            self.spawn(begun, loader(&begun_indexes)).await;
+        if !jobs.is_empty() {
+            self.spawn(jobs, loader(&job_indexes)).await;
         }
-        // After that: a load may have other callers by now, which are not in the cycle.
+        // The check for a cycle follows the start of the loads: a load may have other callers by now, which are not in the
+        // cycle and need its result.
         let mut awaited = Vec::with_capacity(joined.len());
         for (index, key, joined) in joined {
             match self.begin_waiting(&key, &joined) {
@@ -179,10 +182,10 @@ impl Loads {
         match result {
             // Also no value, of the load of another caller: if each of many callers asked its own loader for a key that the
             // source does not have, they would do so one after the other.
-            Some(result) => result,
-            None => {
-                let load = LoaderSource::Call(loader(&[index]));
-                (self.join_or_load(key, MISSING, NoValue::MISS, load, None)).await
+            CallerResult::Allowed(result) => result,
+            CallerResult::NotAllowed => {
+                let call_loader = LoaderSource::Call(loader(&[index]));
+                (self.join_or_load(key, MISSING, NoValue::MISS, call_loader, None)).await
             }
         }
     }

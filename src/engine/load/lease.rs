@@ -33,6 +33,9 @@ pub(crate) enum LoadReason {
     Refresh,
 }
 
+/// The reason of a load for callers without a token, after L2 was asked.
+pub(super) const MISSING: LoadReason = LoadReason::Missing { at_least: None };
+
 /// The answer to a request for the lease.
 pub(crate) enum LeaseOutcome {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
@@ -41,12 +44,15 @@ pub(crate) enum LeaseOutcome {
     Lease(Lease, Option<AnyEntry>),
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
-    /// L2 is not to be asked for the key. Here and below: the key may be loaded, but nothing is stored.
+    /// L2 is not to be asked for the key. With this outcome and the following ones the key may be loaded, but nothing is
+    /// stored.
     NotAsked,
     /// L2 stores no load of the key for now, or has no value for a request that asks for no lease.
     Refused,
-    /// L2 does not answer, or stores values that cannot be read, one after the other; then there is no error.
-    Failed(Option<L2Error>),
+    /// L2 stores values that cannot be read, one after the other.
+    Unreadable,
+    /// L2 does not answer.
+    Failed(L2Error),
 }
 
 /// A key, and the lease on it, if there is one.
@@ -117,7 +123,8 @@ pub(crate) async fn acquire(
         let (lease, kept) = match reply {
             Ok(LeaseReply::Hit(bytes)) => {
                 slice.turn().await;
-                // Here and after a lost lease: callers with a token, or without a proof, may have joined (rules 5, 22).
+                // The value is checked without relying on the proof, as is the value that `fill` finds after a lost lease:
+                // callers with a token, or without a proof, may have joined this load (rules 5, 22).
                 match tags::open(ctx, MayUseProof::No, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         if is_read {
@@ -134,7 +141,7 @@ pub(crate) async fn acquire(
                 // refresh gives up sooner, as its callers have the stale value.
                 attempts += 1;
                 if Instant::now() >= until || is_refresh && attempts == MAX_UNREADABLE {
-                    return LeaseOutcome::Failed(None);
+                    return LeaseOutcome::Unreadable;
                 }
                 continue;
             }
@@ -148,7 +155,7 @@ pub(crate) async fn acquire(
                 return LeaseOutcome::Wait(longest);
             }
             Ok(LeaseReply::Hold | LeaseReply::Miss) => return LeaseOutcome::Refused,
-            Err(error) => return LeaseOutcome::Failed(Some(error)),
+            Err(error) => return LeaseOutcome::Failed(error),
         };
         // A refresh has the value that it replaces.
         let previous = if is_refresh {

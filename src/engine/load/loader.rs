@@ -14,8 +14,9 @@ use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
 use super::Loads;
+use super::cycles;
 use super::lease::{self, Leased};
-use super::nested::{self, LoadId, LoaderCall, QueuedLoads};
+use super::loader_call::{LoadId, LoaderCall, QueuedLoads};
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -141,7 +142,7 @@ impl Loader {
 impl Loads {
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
-        // Each load holds the permits, with one of them or to wait for one: no counter has to follow cancelled loads.
+        // No counter has to follow cancelled loads.
         Arc::strong_count(&self.permits.loads) - 1
     }
 
@@ -150,7 +151,10 @@ impl Loads {
         let left = [
             (self.pending() > 0, "a loader that runs"),
             (!self.permits.loads.is_at_rest(), "a permit of a loader"),
-            (nested::waits(self.ctx.instance), "a wait for a load"),
+            (
+                cycles::is_any_waiting(self.ctx.instance),
+                "a wait for a load",
+            ),
         ];
         left.into_iter()
             .filter(|(is, _)| *is)
@@ -183,9 +187,9 @@ impl Loads {
     ) -> Result<LoadedValues, LoadError> {
         debug_assert_eq!(keys.len(), ids.len(), "each key has a load");
         let ctx = &*self.ctx;
-        let counted = Arc::clone(&ctx.counters);
+        let counters = Arc::clone(&ctx.counters);
         let clock = ctx.options.clock.clone();
-        let called = Instant::now();
+        let called_at = Instant::now();
         let namespace = ctx.options.namespace.as_str();
         let span = debug_span!(
             "larder.load",
@@ -196,18 +200,18 @@ impl Loads {
         );
         let loads = keys.iter().map(|(key, _)| (*key).clone()).zip(ids);
         let permits = Arc::clone(&self.permits.loads);
-        let load =
-            LoaderCall::new(ctx.instance, loads.collect(), queued, permits).run(async move {
-                counted.loads.bump();
-                let began = clock.now();
-                let loaded = loading.await;
-                (loaded, clock.now().saturating_sub(began))
-            });
+        let call = LoaderCall::new(ctx.instance, loads.collect(), queued, permits);
+        let running = call.run(async move {
+            counters.loads.bump();
+            let started_at = clock.now();
+            let loaded = loading.await;
+            (loaded, clock.now().saturating_sub(started_at))
+        });
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the
         // callers that wait for it.
-        let load = tokio::spawn(load.instrument(enabled(span.clone())));
-        let load = timeout(limit, AbortOnDropHandle::new(load));
-        let loaded = match lease::renew_while(ctx, keys, load).await {
+        let task = tokio::spawn(running.instrument(enabled(span.clone())));
+        let in_time = timeout(limit, AbortOnDropHandle::new(task));
+        let loaded = match lease::renew_while(ctx, keys, in_time).await {
             Ok(Ok((loaded, took))) => {
                 (loaded.map(|values| (values, took))).map_err(LoadError::loader)
             }
@@ -218,13 +222,13 @@ impl Loads {
             }),
             Err(_) => Err(LoadError::timed_out(limit)),
         };
-        ctx.metrics.record_load(called, loaded.is_err());
+        ctx.metrics.record_load(called_at, loaded.is_err());
         let error = match loaded {
             Ok((mut values, took)) => {
                 ctx.convert.ahead.loaded_in(took);
                 ctx.events.emit(|| CacheEvent::Loaded {
                     keys: texts(keys),
-                    took: called.elapsed(),
+                    took: called_at.elapsed(),
                 });
                 // A loader of one key that has run before returns nothing: then the key has no value.
                 values.resize_with(keys.len(), || None);

@@ -4,17 +4,20 @@
 //! entry.
 //!
 //! - [`get`]: the callers of a load; [`get_many`]: those of loads of several keys
-//! - [`fetch`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
+//! - [`load_job`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values
 //! - [`rounds`]: when it asks again for leases that other instances have
 //! - [`lease`]: one load of a key in the fleet
 //! - [`fill`]: the loaded value is stored, if the lease still stands
 //! - [`loader`]: the user's loader, and the limits that it runs in
-//! - [`nested`]: loaders that wait for other loads
+//! - [`loader_call`]: a call of it, which has a permit; [`cycles`]: loaders that wait for each other's loads
 //! - [`permits`]: how many loaders run at once
 //! - [`fallbacks`]: values or errors for the callers of a load that failed, and for those that come soon after
 //! - [`refresh`]: stale values, and those that soon will be, are replaced in the background; callers may wait for it
 //! - [`cache_loader`]: which loader loads a key; [`batches`]: loads of single keys that become one call of it
-//! - [`verify`]: a sample of hits is compared with the source
+//! - [`load_anew`]: a load that a caller asks for, whatever is stored
+//! - [`keep_warm`]: values that are refreshed before they are stale, also if nobody looks them up
+//! - [`verify`]: a sample of hits is compared with the source; [`mismatches`]: the last values that differed
+//! - [`shadow`]: all hits are compared with the source, which answers their callers
 //! - [`warm`]: keys that nobody has looked up yet
 //! - [`partitions`]: calls for keys of several partitions
 //! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
@@ -22,18 +25,23 @@
 mod batches;
 mod cache_loader;
 mod commit;
+mod cycles;
 mod fallbacks;
-mod fetch;
 mod fill;
 mod get;
 mod get_many;
+mod keep_warm;
 mod lease;
+mod load_anew;
+mod load_job;
 pub(crate) mod loader;
-mod nested;
+mod loader_call;
+mod mismatches;
 mod partitions;
 mod permits;
 mod refresh;
 mod rounds;
+mod shadow;
 mod verify;
 mod warm;
 
@@ -45,10 +53,10 @@ pub(crate) use self::batches::Batches;
 pub(crate) use self::cache_loader::{CacheLoader, LoaderSource};
 pub(crate) use self::commit::{AnyReturn, Commit, CommitResult, invalidate_after};
 pub(crate) use self::loader::{AnyKey, LoaderForKeys};
+pub use self::mismatches::Mismatch;
+pub(crate) use self::mismatches::Mismatches;
 pub(crate) use self::partitions::PartitionLoads;
 use self::permits::LoadPermits;
-pub use self::verify::Mismatch;
-pub(crate) use self::verify::Mismatches;
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
@@ -69,6 +77,8 @@ pub(crate) struct Loads {
 /// The limits of an instance, which all its partitions share.
 pub(crate) struct Permits {
     /// One for each loader that may run now.
+    // Only a `LoaderCall` may clone this `Arc`, and keeps the clone while it runs or waits for its permit: `pending` counts
+    // the clones.
     loads: Arc<LoadPermits>,
     /// One for each hit that may be checked now.
     checks: Arc<Semaphore>,

@@ -1,4 +1,4 @@
-//! Refreshes: by a call, and of stale values.
+//! Refreshes of stale values.
 //!
 //! Stale-while-revalidate: values past their soft TTL are replaced in the background, once in the fleet (rule 6).
 //! Callers wait for that if [`stale_wait`](crate::Builder::stale_wait) says so.
@@ -7,26 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, Span, debug_span, warn};
+use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
 use super::cache_loader::LoaderSource;
-use super::fetch::{Fetch, Flight};
-use super::fill::{self, FillOutcome, FillResult, ReplacedValue};
+use super::cycles::Waiting;
+use super::fill::{FillOutcome, StoreResult};
 use super::get::{LoadFuture, entry_or_not_found};
 use super::lease::{self, LoadReason};
-use super::loader::{LoadKey, Loader};
-use super::nested::{LoadId, QueuedLoads, Waiting};
-use super::verify::{Due, Sample};
+use super::load_job::{LoadJob, SharedOutcome};
+use super::loader::Loader;
+use super::loader_call::LoadId;
+use super::verify::Sample;
 use crate::engine::read::tags::MayUseProof;
 use crate::engine::spans::enabled;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::NoValue;
+use crate::l1::{LoadOutcome, NoValue, Outcome};
 use crate::l2::AcceptedValue;
-use crate::util::retry_delays::spread;
-use crate::vocabulary::Source;
+
+/// A value that is to be refreshed, or compared with its source, and the index of its key in the list of the caller.
+pub(super) type Due = (usize, Key, AnyEntry);
 
 /// A stale value whose refresh a caller waits for.
 pub(super) struct AwaitedRefresh {
@@ -35,126 +37,63 @@ pub(super) struct AwaitedRefresh {
     key: Key,
     entry: AnyEntry,
     /// `None` if it is not refreshed.
-    refresh: Option<Flight>,
+    refresh: Option<SharedOutcome>,
     /// Of all keys of a call. `None`: it waits without a limit.
     until: Option<Instant>,
 }
 
+/// How the wait of a caller for a refresh has ended.
+enum RefreshWait {
+    /// The refresh has a value for its callers.
+    Value(Outcome),
+    /// The refresh has failed, or was dropped.
+    NoValue,
+    /// The refresh has not ended in time, or would wait for this caller.
+    NotEnded,
+}
+
+impl RefreshWait {
+    /// `None` if the refresh was dropped.
+    fn ended(outcome: Option<LoadOutcome>) -> Self {
+        match outcome {
+            Some(Ok(Some(outcome))) => Self::Value(outcome),
+            Some(Ok(None) | Err(_)) | None => Self::NoValue,
+        }
+    }
+}
+
 /// The refreshes and comparisons that a caller has begun, and has to run.
-struct Begun {
-    refreshes: Vec<Fetch>,
+struct StartedRefreshes {
+    refreshes: Vec<LoadJob>,
     samples: Vec<Sample>,
-    /// Of both, in the order of the numbers by which the loader knows their keys.
+    /// The indexes of the keys of both in the caller's list, in the order of the indexes by which the loader knows the
+    /// keys.
     indexes: Vec<usize>,
 }
 
 impl Loads {
-    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
-    /// The load is an operation as an insert is: its value replaces the one that any instance holds.
-    pub(crate) fn refresh(self: &Arc<Self>, key: Key, loader: Loader) -> LoadFuture {
-        let (loads, of, id) = (Arc::clone(self), key.clone(), LoadId::anew());
-        let of_task = id.clone();
-        let task = async move {
-            let ctx = &loads.ctx;
-            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
-            // source is read, so that no load that began before is stored after this one (rule 1).
-            let op = ctx.l1.in_flight.begin(&key);
-            ctx.backoff.forget(&key);
-            let lease = lease::take_over(ctx, &key).await;
-            let loading = loader.load(vec![LoadKey {
-                loader_index: 0,
-                key: key.clone(),
-                previous: None,
-            }]);
-            let leased = [(&key, lease)];
-            let loaded = loads
-                .call(loading, &leased, vec![of_task], QueuedLoads::default())
-                .await;
-            let loaded = loaded.map(|loaded| loaded.into_iter().flatten().next());
-            let ended =
-                fill::fill_or_give_back(ctx, &op, lease, loaded, ReplacedValue::Any).await?;
-            let ended = ended.ok_or_else(LoadError::not_found)?;
-            if ended.result == FillResult::Unstorable {
-                loads.remove_former(&key).await;
-            }
-            Ok(loads.reads.hand_out(ended.record, ctx.now(), ended.source))
-        };
-        let ctx = Arc::clone(&self.ctx);
-        Box::pin(async move {
-            let waiting = Waiting::begin(&ctx, &of, || id)?;
-            let loaded = tokio::spawn(task.instrument(Span::current())).await;
-            drop(waiting);
-            // The loader's panic is caught, so a task without a result has ended with its runtime.
-            loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
-        })
-    }
-
     /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits.
     pub(crate) fn refresh_stale(
         self: &Arc<Self>,
         key: Key,
         stale: &AnyEntry,
-        load: LoaderSource,
+        loader_source: LoaderSource,
     ) -> Option<LoadFuture> {
         if self.reads.is_shadow() {
-            return Some(self.answer_from_source(key, stale.clone(), load.loader()));
+            return Some(self.answer_from_source(key, stale.clone(), loader_source.loader()));
         }
         let due = vec![(0, key, stale.clone())];
         if !stale.is_stale() || self.ctx.options.tuned().stale_wait.is_zero() {
-            self.start_refreshes(due, |_| load.loader());
+            self.start_refreshes(due, |_| loader_source.loader());
             return None;
         }
-        let loader = load.loader();
+        let loader = loader_source.loader();
         let awaited = self.start_refreshes(due, |_| loader.clone()).pop()?;
         let loads = Arc::clone(self);
-        let load = || LoaderSource::Call(loader);
+        let call_loader = || LoaderSource::Call(loader);
         Some(Box::pin(async move {
-            entry_or_not_found(loads.await_refresh(awaited, load).await)
+            entry_or_not_found(loads.await_refresh(awaited, call_loader).await)
         }))
-    }
-
-    /// Has a value refreshed that is almost as old as `every`: in one instance at a time, as with the refresh of a stale
-    /// value. A value that another instance has refreshed meanwhile is young again. Returns after how long to look
-    /// again; `None` if there is no value.
-    pub(crate) async fn keep_warm(
-        self: &Arc<Self>,
-        key: &Key,
-        every: Duration,
-        load: LoaderSource,
-    ) -> Option<Duration> {
-        let ctx = &*self.ctx;
-        if ctx.switch.is_off_for(key) {
-            return Some(every);
-        }
-        let mut entry = self.reads.look_up(key).await?;
-        // Earlier by the time of a load, and by a jitter: of several instances one looks first, and the others find the
-        // value that it has loaded.
-        let before = ctx.convert.ahead.load_takes().min(every / 2) + spread(every / 20);
-        let left = every.saturating_sub(before + entry.meta().age());
-        if !left.is_zero() {
-            return Some(left);
-        }
-        // Refreshed, though it may be one that is to be compared with the source.
-        entry = AnyEntry::new(entry.record().clone(), ctx.now(), Source::L2);
-        self.start_refreshes(vec![(0, key.clone(), entry)], |_| load.loader());
-        // The next look sees by the age of the value whether the refresh succeeded. A refresh that has just failed is not
-        // tried again yet.
-        Some(every / 20)
-    }
-
-    /// Loads a key that is kept warm and has no value. Returns whether it has one now.
-    pub(crate) async fn load_to_keep_warm(self: &Arc<Self>, key: &Key, load: LoaderSource) -> bool {
-        let Err(error) = self.get_or_load(key.clone(), load).await else {
-            return true;
-        };
-        if self.ctx.options.may_log_cause(&error) {
-            warn!(
-                namespace = self.ctx.options.namespace.as_str(),
-                reason = %error,
-                "a key that is kept warm could not be loaded"
-            );
-        }
-        false
     }
 
     /// Starts one background refresh of stale values, and compares sampled ones with the source. Joins refreshes that
@@ -167,40 +106,38 @@ impl Loads {
         due: Vec<Due>,
         loader: impl FnOnce(&[usize]) -> Loader,
     ) -> Vec<AwaitedRefresh> {
-        let (begun, awaited) = self.join_refreshes(due);
-        if !begun.indexes.is_empty() {
-            let loader = loader(&begun.indexes);
-            self.run_refreshes(begun, loader);
+        let (started, awaited) = self.join_refreshes(due);
+        if !started.indexes.is_empty() {
+            let loader = loader(&started.indexes);
+            self.run_refreshes(started, loader);
         }
         awaited
     }
 
-    fn join_refreshes(&self, mut due: Vec<Due>) -> (Begun, Vec<AwaitedRefresh>) {
+    fn join_refreshes(&self, due: Vec<Due>) -> (StartedRefreshes, Vec<AwaitedRefresh>) {
         let wait = Some(self.ctx.options.tuned().stale_wait).filter(|wait| !wait.is_zero());
         // Before anything is begun, so that the time covers all of it.
         let until = wait.and_then(|wait| Instant::now().checked_add(wait));
         let mut awaited = Vec::new();
-        let mut begun = Begun {
+        let mut started = StartedRefreshes {
             refreshes: Vec::new(),
             samples: Vec::new(),
             indexes: Vec::new(),
         };
-        // The refreshes first: their numbers are their indexes in the list that is run.
-        due.sort_by_key(|(.., entry)| entry.is_sampled());
         for (index, key, entry) in due {
+            let loader_index = started.indexes.len();
             if entry.is_sampled() {
-                let loader_index = begun.indexes.len();
-                begun.samples.push(Sample {
+                started.samples.push(Sample {
                     key,
                     entry,
                     loader_index,
                 });
-                begun.indexes.push(index);
+                started.indexes.push(index);
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
             // Before the operation begins: a change in between ends an error too early, and never too late.
-            let began = self.now_began();
+            let change_counts = self.change_counts_now();
             let joined = if may_refresh {
                 let caller = self.ctx.l1.freshness.caller(self.ctx.now());
                 self.ctx.l1.in_flight.join_refresh(&key, caller)
@@ -213,13 +150,19 @@ impl Loads {
                     AcceptedValue::OtherThan(entry.record().version.ver),
                 );
                 let previous = Some(entry.clone());
-                let (flight, to_run) =
-                    Fetch::from_join(join, LoadReason::Refresh, previous, began, Some(request));
-                if let Some(to_run) = to_run {
-                    begun.refreshes.push(to_run);
-                    begun.indexes.push(index);
+                let (shared_outcome, job) = LoadJob::from_join(
+                    join,
+                    LoadReason::Refresh,
+                    previous,
+                    change_counts,
+                    Some(request),
+                    loader_index,
+                );
+                if let Some(job) = job {
+                    started.refreshes.push(job);
+                    started.indexes.push(index);
                 }
-                flight
+                shared_outcome
             });
             // No caller waits for a value that is refreshed ahead.
             if wait.is_some() && entry.is_stale() {
@@ -232,17 +175,17 @@ impl Loads {
                 });
             }
         }
-        (begun, awaited)
+        (started, awaited)
     }
 
-    fn run_refreshes(self: &Arc<Self>, begun: Begun, loader: Loader) {
-        let refreshes = begun.refreshes;
+    fn run_refreshes(self: &Arc<Self>, started: StartedRefreshes, loader: Loader) {
+        let refreshes = started.refreshes;
         debug_assert_eq!(
-            refreshes.len() + begun.samples.len(),
-            begun.indexes.len(),
+            refreshes.len() + started.samples.len(),
+            started.indexes.len(),
             "the loader knows each key by its number"
         );
-        self.verify(begun.samples, &loader);
+        self.verify(started.samples, &loader);
         if refreshes.is_empty() {
             return;
         }
@@ -258,7 +201,7 @@ impl Loads {
     pub(super) async fn await_refresh(
         self: &Arc<Self>,
         awaited: AwaitedRefresh,
-        load: impl FnOnce() -> LoaderSource,
+        loader_source: impl FnOnce() -> LoaderSource,
     ) -> Result<Option<AnyEntry>, LoadError> {
         let ctx = &self.ctx;
         let AwaitedRefresh { key, entry, .. } = awaited;
@@ -268,17 +211,20 @@ impl Loads {
             let waiting = || Waiting::begin(ctx, &key, || LoadId::Joined(refresh.clone()));
             let wait = refresh.clone().wait();
             // `None` if it is not waited for to its end.
-            let ended = match (waiting(), awaited.until) {
+            let waited = match (waiting(), awaited.until) {
                 // The refresh would wait for this caller, and the caller for the refresh: the caller keeps its stale value.
-                (Err(_), _) => None,
-                (Ok(_waiting), Some(until)) => timeout_at(until, wait).await.ok(),
-                (Ok(_waiting), None) => Some(wait.await),
+                (Err(_), _) => RefreshWait::NotEnded,
+                (Ok(_waiting), Some(until)) => (timeout_at(until, wait).await)
+                    .map_or(RefreshWait::NotEnded, RefreshWait::ended),
+                (Ok(_waiting), None) => RefreshWait::ended(wait.await),
             };
-            let has_ended = ended.is_some();
-            if let Some(Some(Ok(Some(outcome)))) = ended {
-                return Ok(Some(self.reads.hand_out_outcome(outcome)));
-            }
-            // It failed, or has not ended in time.
+            let has_ended = match waited {
+                RefreshWait::Value(outcome) => {
+                    return Ok(Some(self.reads.hand_out_outcome(outcome)));
+                }
+                RefreshWait::NoValue => true,
+                RefreshWait::NotEnded => false,
+            };
             let Some(entry) = self.reads.look_up(&key).await else {
                 // The entry is gone: its callers wait for the load, as for the load of any missing key.
                 let _waiting = waiting()?;
@@ -289,7 +235,7 @@ impl Loads {
                     }
                     // No value, or its runtime has ended: this caller joins the load of the key, or begins it.
                     Some(Ok(None)) | None => {
-                        (self.load_missing(key, NoValue::MISS, load(), None)).await
+                        (self.load_missing(key, NoValue::MISS, loader_source(), None)).await
                     }
                 };
             };
@@ -319,7 +265,7 @@ impl Loads {
                 self.ctx.backoff.forget(key);
             }
             // Another load, or the change that has ended the lease, may store a value at once.
-            Ok(Some(ended)) if ended.result == FillResult::Overtaken => {
+            Ok(Some(ended)) if ended.store_result == StoreResult::Overtaken => {
                 self.ctx.backoff.yielded(key);
             }
             Ok(_) => self.refresh_failed(key, None),

@@ -10,23 +10,23 @@ use tokio::time::Instant;
 /// The rounds of requests for the leases of some keys.
 pub(super) struct Rounds<P> {
     is_refresh: bool,
-    begun: Instant,
+    started_at: Instant,
     /// Until then the callers of a missing key wait for other instances.
-    until: Instant,
+    wait_until: Instant,
     /// The pauses between rounds.
     pauses: P,
     /// When the next round begins.
-    next: Instant,
-    left: Left,
+    next_at: Instant,
+    leases_left: LeasesLeft,
 }
 
 /// For how long other instances may have the leases that were asked for in a round.
-struct Left {
+struct LeasesLeft {
     shortest: Duration,
     longest: Duration,
 }
 
-impl Left {
+impl LeasesLeft {
     const NONE: Self = Self {
         shortest: Duration::MAX,
         longest: Duration::ZERO,
@@ -37,36 +37,38 @@ impl<P: Iterator<Item = Duration>> Rounds<P> {
     pub(super) fn new(is_refresh: bool, lease_wait: Duration, pauses: P, now: Instant) -> Self {
         Self {
             is_refresh,
-            begun: now,
-            until: now + lease_wait,
+            started_at: now,
+            wait_until: now + lease_wait,
             pauses,
-            next: now,
-            left: Left::NONE,
+            next_at: now,
+            leases_left: LeasesLeft::NONE,
         }
     }
 
-    pub(super) const fn until(&self) -> Instant {
-        self.until
+    pub(super) const fn wait_until(&self) -> Instant {
+        self.wait_until
     }
 
     /// When all keys are asked for. Before that only those whose leases have ended are.
-    pub(super) const fn next(&self) -> Instant {
-        self.next
+    pub(super) const fn next_at(&self) -> Instant {
+        self.next_at
     }
 
     /// Another instance has the lease of a key, for at most so long.
     pub(super) fn note_held(&mut self, left: Duration) {
         // Not zero, or rounds would follow each other without a pause.
-        self.left.shortest = self.left.shortest.min(left.max(Duration::from_millis(1)));
-        self.left.longest = self.left.longest.max(left);
+        let leases_left = &mut self.leases_left;
+        leases_left.shortest = (leases_left.shortest).min(left.max(Duration::from_millis(1)));
+        leases_left.longest = leases_left.longest.max(left);
     }
 
     /// A round has ended, and keys are left. `is_part` if some of these were not asked for in it.
-    pub(super) fn end(&mut self, is_part: bool, lease_wait: Duration, now: Instant) {
-        let Left { shortest, longest } = mem::replace(&mut self.left, Left::NONE);
+    pub(super) fn finish_round(&mut self, is_part: bool, lease_wait: Duration, now: Instant) {
+        let LeasesLeft { shortest, longest } =
+            mem::replace(&mut self.leases_left, LeasesLeft::NONE);
         let pause = if is_part {
             // The time of the next round stands.
-            self.next.saturating_duration_since(now).min(shortest)
+            self.next_at.saturating_duration_since(now).min(shortest)
         } else if self.is_refresh {
             // A refresh need not ask again before the other instance has stored the value, or its lease has run out.
             longest.min(lease_wait)
@@ -74,20 +76,20 @@ impl<P: Iterator<Item = Duration>> Rounds<P> {
             // Not later than the first lease ends, as the notice of its end may be lost.
             self.pauses.next().unwrap_or_default().min(shortest)
         };
-        self.next = now + pause;
+        self.next_at = now + pause;
     }
 
     /// Whether the keys that are left are loaded in place of the next round, and not stored. The other instance may
     /// hang: from here on the callers' wait counts more than a second load.
     pub(super) fn are_over(&self) -> bool {
         // The callers of a refresh have the stale value.
-        !self.is_refresh && self.next >= self.until
+        !self.is_refresh && self.next_at >= self.wait_until
     }
 
     /// Whether keys are only read in the next round, and no lease is asked for: one refresh serves the fleet (rule 6).
     /// Without a notice a refresh asks for the lease once more, as its holder may be gone; but not after `longest`.
     pub(super) fn only_reads(&self, is_noticed: bool, longest: Duration, now: Instant) -> bool {
-        let took = now.saturating_duration_since(self.begun);
+        let took = now.saturating_duration_since(self.started_at);
         self.is_refresh && (is_noticed || took >= longest)
     }
 }
@@ -105,9 +107,9 @@ mod tests {
     /// Runs a load through rounds, such as `10: wait 300, wait 500`: at 10 ms the answers to a round are there, and
     /// other instances have the leases of two keys. A `part` of the keys was asked for. Says when the next round is.
     fn next_round(is_refresh: bool, rounds: &str) -> String {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let pauses = [10, 20, 40].map(ms).into_iter();
-        let mut run = Rounds::new(is_refresh, LEASE_WAIT, pauses, begun);
+        let mut run = Rounds::new(is_refresh, LEASE_WAIT, pauses, started_at);
         for round in rounds.split(" -> ") {
             let (at, answers) = round.split_once(": ").unwrap();
             let (is_part, at) = match at.strip_prefix("part ") {
@@ -119,12 +121,12 @@ mod tests {
                     run.note_held(ms(left.parse().unwrap()));
                 }
             }
-            run.end(is_part, LEASE_WAIT, begun + ms(at.parse().unwrap()));
+            run.finish_round(is_part, LEASE_WAIT, started_at + ms(at.parse().unwrap()));
         }
         if run.are_over() {
             return "load".to_owned();
         }
-        (run.next() - begun).as_millis().to_string()
+        (run.next_at() - started_at).as_millis().to_string()
     }
 
     fn check(is_refresh: bool, table: &[&str]) {
@@ -181,7 +183,7 @@ mod tests {
     /// Rule 6.
     #[test]
     fn a_refresh_only_reads_after_a_notice_or_some_time() {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         for (is_refresh, is_noticed, at, only_reads) in [
             (true, false, 0, false),
             (true, false, 499, false),
@@ -190,9 +192,9 @@ mod tests {
             (false, false, 500, false),
             (false, true, 0, false),
         ] {
-            let rounds = Rounds::new(is_refresh, LEASE_WAIT, [].into_iter(), begun);
+            let rounds = Rounds::new(is_refresh, LEASE_WAIT, [].into_iter(), started_at);
             assert_eq!(
-                rounds.only_reads(is_noticed, ms(500), begun + ms(at)),
+                rounds.only_reads(is_noticed, ms(500), started_at + ms(at)),
                 only_reads,
                 "{is_refresh} {is_noticed} {at}"
             );

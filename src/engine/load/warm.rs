@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::Loads;
-use super::fill::{self, FillResult, ReplacedValue};
-use super::lease::{self, LeaseOutcome, LoadReason};
+use super::cycles::Waiting;
+use super::fill::{self, ReplacedValue, StoreResult};
+use super::lease::{self, LeaseOutcome, MISSING};
 use super::loader::{AnyKey, LoadKey, Loader, LoaderForKeys};
-use super::nested::{LoadId, QueuedLoads, Waiting};
+use super::loader_call::{LoadId, QueuedLoads};
 use super::partitions::PartitionLoads;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
@@ -172,11 +173,10 @@ impl Loads {
                 if is_loading {
                     return (number, op, LeaseOutcome::Wait(Duration::ZERO));
                 }
-                let reason = LoadReason::Missing { at_least: None };
                 let mut request = lease::request(ctx, AcceptedValue::Any);
                 let until = Instant::now() + ctx.options.l2_timeout;
                 let acquired =
-                    lease::acquire(ctx, &op, reason, Some(&mut request), until, slice).await;
+                    lease::acquire(ctx, &op, MISSING, Some(&mut request), until, slice).await;
                 (number, op, acquired)
             });
         let asked: Vec<_> = stream::iter(asked).buffered(KEYS_AT_ONCE).collect().await;
@@ -186,8 +186,9 @@ impl Loads {
                 LeaseOutcome::Lease(lease, _) => leased.push((number, op, lease)),
                 LeaseOutcome::Found(..) | LeaseOutcome::Wait(_) => Ended::Present.count(warming),
                 LeaseOutcome::NotAsked | LeaseOutcome::Refused => Ended::Changed.count(warming),
+                LeaseOutcome::Unreadable => Ended::Refused.count(warming),
                 LeaseOutcome::Failed(error) => {
-                    failed = failed.or(error);
+                    failed = failed.or(Some(error));
                     Ended::Refused.count(warming);
                 }
             }
@@ -234,10 +235,10 @@ impl Loads {
         for filled in fills {
             let ended = match filled {
                 Ok(None) => Ended::Absent,
-                Ok(Some(filled)) => match filled.result {
-                    FillResult::Stored => Ended::Stored,
-                    FillResult::Overtaken => Ended::Changed,
-                    FillResult::NotStored | FillResult::Unstorable => Ended::Refused,
+                Ok(Some(filled)) => match filled.store_result {
+                    StoreResult::Stored => Ended::Stored,
+                    StoreResult::Overtaken => Ended::Changed,
+                    StoreResult::NotStored | StoreResult::Unstorable => Ended::Refused,
                 },
                 Err(error) => {
                     failed = failed.and(Err(error));

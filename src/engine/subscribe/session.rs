@@ -1,8 +1,9 @@
-//! How far an instance is in the messages of its partition, and what it does with the next one (rules 7, 9 to 11 and 21).
+//! How far an instance is in the messages of its partition, and the decision what it does with the next one (rules 7, 9 to
+//! 11 and 21).
 //!
-//! A [`Session`] is told what was received, and says what to do. It waits for nothing, and knows neither L1 nor L2. Others
-//! empty L1, too: `receiver` for a message of an unknown kind, and for another incarnation of the store (rule 13); and
-//! `Freshness::connected`.
+//! A [`Session`] is told of each input, and answers with the next step. It waits for nothing, and knows neither L1 nor L2.
+//! Two other places empty L1, too: `subscription_run` for a message of an unknown kind, and for another incarnation of the
+//! store (rule 13); and `Freshness::connected`.
 
 use std::mem::take;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::l2::{Applied, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock};
 /// A heartbeat out of turn is sent no sooner than this after the last one.
 const MIN_EXTRA_HEARTBEAT_GAP: Duration = Duration::from_millis(50);
 /// How many clears may come before the partition is asked for its epoch. If more come, the oldest emit no event.
-const CLEARS: usize = 16;
+const MAX_REMEMBERED_CLEARS: usize = 16;
 
 /// How far an instance is in the messages of this epoch.
 #[derive(Clone, Copy, Default)]
@@ -25,8 +26,8 @@ pub(super) struct Progress {
     applied: Option<u64>,
     /// The number that the partition itself has named last. Any publisher can make up the numbers of messages (rule 21).
     confirmed: Option<u64>,
-    /// The number of the last message that was counted.
-    counted: u64,
+    /// The number of the last message that was reported: to listeners and counters, or to other programs.
+    reported: u64,
 }
 
 /// The state of one subscription. What its methods answer is done before anything else is received.
@@ -40,9 +41,9 @@ pub(super) struct Session {
     last_heartbeat: Instant,
     next_heartbeat: Instant,
     /// The epochs that the last clears have announced, in their order, and whether each is one of this instance.
-    cleared: ArrayVec<(u64, bool), CLEARS>,
+    cleared: ArrayVec<(u64, bool), MAX_REMEMBERED_CLEARS>,
     /// When L1 was last suspended because of a message of an unknown epoch.
-    suspended: Option<Instant>,
+    last_suspended_at: Option<Instant>,
 }
 
 /// What to do with a message.
@@ -50,13 +51,13 @@ pub(super) struct Session {
 pub(super) enum MessageAction {
     /// Apply it to L1.
     Apply {
-        /// Count it: it is the next one, and no former subscription has counted it.
+        /// Report it: it is the next one, and no former subscription has reported it.
         is_new: bool,
         /// Send a heartbeat now: a caller waits for this instance.
         wants_heartbeat: bool,
     },
-    /// Its epoch may be made up, so it is not applied. When the partition confirms the epoch, the message is counted with
-    /// all before it.
+    /// Its epoch may be made up, so it is not applied. When the partition confirms the epoch, the message counts as
+    /// applied with all before it.
     OtherEpoch {
         /// Do not use L1 until the partition has answered.
         suspends: bool,
@@ -100,7 +101,7 @@ impl Session {
             last_heartbeat: now,
             next_heartbeat: now,
             cleared: ArrayVec::new(),
-            suspended: None,
+            last_suspended_at: None,
         }
     }
 
@@ -137,7 +138,7 @@ impl Session {
 
     /// Has a heartbeat sent soon, though none is due: a message says something that only the partition can confirm. At most
     /// this often, however many messages come.
-    fn ask_out_of_turn(&mut self) {
+    fn bring_heartbeat_forward(&mut self) {
         let pause = MIN_EXTRA_HEARTBEAT_GAP.min(self.me.max_staleness / 30);
         self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
     }
@@ -164,14 +165,14 @@ impl Session {
         if is_next {
             self.progress.applied = Some(next);
         } else if message.seq > next {
-            self.ask_out_of_turn();
+            self.bring_heartbeat_forward();
         }
         let wants_heartbeat =
             message.kind == Kind::InvalidateAwaited && message.origin != self.me.id;
         // Until the next proof: a heartbeat that is under way has noted an earlier number.
         self.is_awaited |= wants_heartbeat;
         MessageAction::Apply {
-            is_new: is_next && self.count_if_new(message),
+            is_new: is_next && self.mark_reported(message),
             wants_heartbeat,
         }
     }
@@ -190,20 +191,20 @@ impl Session {
         let pause = self.interval();
         let was_just = |at| now.saturating_duration_since(at) < pause;
         // Otherwise such messages, one after the other, would keep L1 unused.
-        let suspends = !self.suspended.is_some_and(was_just);
+        let suspends = !self.last_suspended_at.is_some_and(was_just);
         if suspends {
-            self.suspended = Some(now);
+            self.last_suspended_at = Some(now);
         } else {
-            self.ask_out_of_turn();
+            self.bring_heartbeat_forward();
         }
         MessageAction::OtherEpoch { suspends }
     }
 
-    /// Whether a message was not counted yet; from now on it is. Messages that are replayed after a new subscription
-    /// may have been counted before it.
-    pub(super) fn count_if_new(&mut self, message: &Message) -> bool {
-        let is_new = message.seq > self.progress.counted;
-        self.progress.counted = message.seq.max(self.progress.counted);
+    /// Whether a message was not reported yet; from now on it is. Messages that are replayed after a new subscription
+    /// may have been reported before it.
+    pub(super) fn mark_reported(&mut self, message: &Message) -> bool {
+        let is_new = message.seq > self.progress.reported;
+        self.progress.reported = message.seq.max(self.progress.reported);
         is_new
     }
 
@@ -301,7 +302,7 @@ impl Session {
         self.progress = Progress {
             applied: Some(partition.seq),
             confirmed: Some(partition.seq),
-            counted: partition.seq,
+            reported: partition.seq,
         };
         StartedOver {
             clears,
@@ -424,7 +425,7 @@ mod tests {
                 } => {
                     let all = [
                         (true, "apply"),
-                        (is_new, "count"),
+                        (is_new, "report"),
                         (wants_heartbeat, "ask now"),
                     ];
                     all.into_iter()
@@ -449,7 +450,7 @@ mod tests {
             let (missed, step) = self.session.on_log(&log, &self.partition);
             let mut does = Vec::new();
             for message in missed {
-                let is_new = self.session.count_if_new(message);
+                let is_new = self.session.mark_reported(message);
                 let again = if is_new { "" } else { " again" };
                 does.push(format!("apply {}{again}", message.seq));
             }
@@ -487,15 +488,15 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_applied_and_only_the_next_one_counts() {
+    fn messages_are_applied_and_only_the_next_one_is_reported() {
         check(&[
             "subscribe 5 => empty L1",
-            "subscribe 5 -> message 6 => apply, count",
-            "subscribe 5 -> message 6 -> message 7 => apply, count",
+            "subscribe 5 -> message 6 => apply, report",
+            "subscribe 5 -> message 6 -> message 7 => apply, report",
             "subscribe 5 -> message 5 => apply",
             "subscribe 5 -> message 6 -> message 6 => apply",
             "subscribe 5 -> message 7 => apply",
-            "subscribe 5 -> message 7 -> message 6 => apply, count",
+            "subscribe 5 -> message 7 -> message 6 => apply, report",
             // A hole: the partition is asked, and not again and again.
             "subscribe 5 -> heartbeat 5 -> message 7 => apply, ask in 50 ms",
             "subscribe 5 -> heartbeat 5 -> message 7 -> message 9 => apply",
@@ -518,9 +519,9 @@ mod tests {
             "subscribe 5 -> ask -> message 6 -> answer 7 => replay from 6",
             // The partition has lost something.
             "subscribe 5 -> heartbeat 4 => empty L1",
-            "subscribe 5 -> heartbeat 4 -> message 5 => apply, count",
+            "subscribe 5 -> heartbeat 4 -> message 5 => apply, report",
             "subscribe 5 -> heartbeat 2/5 => empty L1, warn",
-            "subscribe 5 -> message 6 -> heartbeat 2/1 -> message 2/2 => apply, count",
+            "subscribe 5 -> message 6 -> heartbeat 2/1 -> message 2/2 => apply, report",
         ]);
     }
 
@@ -586,7 +587,7 @@ mod tests {
             "subscribe 5 -> message 2/1 -> heartbeat 5 -> message 2/2 => leave L1, ask in 50 ms",
             "subscribe 5 -> message 2/1 -> wait 999 -> heartbeat 5 -> message 2/2 => leave L1, ask in 50 ms",
             "subscribe 5 -> message 2/1 -> wait 1000 -> message 2/2 => suspend L1",
-            "subscribe 5 -> message 2/6 -> message 6 => apply, count",
+            "subscribe 5 -> message 2/6 -> message 6 => apply, report",
         ]);
     }
 
@@ -598,7 +599,7 @@ mod tests {
             "subscribe 5 -> own clear 2/1 -> heartbeat 2/1 => empty L1",
             "subscribe 5 -> clear 2/1 -> clear 3/1 -> heartbeat 3/1 => empty L1, clears: 2",
             "subscribe 5 -> clear 2/1 -> clear 3/1 -> heartbeat 2/1 => empty L1, clears: 1",
-            "subscribe 5 -> clear 2/1 -> heartbeat 2/1 -> message 2/2 => apply, count",
+            "subscribe 5 -> clear 2/1 -> heartbeat 2/1 -> message 2/2 => apply, report",
             // It was made up.
             "subscribe 5 -> clear 2/1 -> heartbeat 5 => prove",
             "subscribe 5 -> clear 2/1 -> heartbeat 3/1 => empty L1, warn",
@@ -615,8 +616,8 @@ mod tests {
     #[test]
     fn who_is_waited_for_says_so_at_once() {
         check(&[
-            "subscribe 5 -> awaited 6 => apply, count, ask now",
-            "subscribe 5 -> own awaited 6 => apply, count",
+            "subscribe 5 -> awaited 6 => apply, report, ask now",
+            "subscribe 5 -> own awaited 6 => apply, report",
             "subscribe 5 -> awaited 6 -> ask => note 1/5",
             "subscribe 5 -> awaited 6 -> heartbeat 6 => prove, ask now",
             "subscribe 5 -> awaited 6 -> heartbeat 6 -> ask => note 1/6",

@@ -14,7 +14,7 @@ use crate::util::lock::lock;
 use crate::util::pacing::gather;
 
 /// How many prefixes share a pass, unless one call has more.
-const MOST_TOGETHER: usize = 1024;
+const MAX_PREFIXES_OF_A_PASS: usize = 1024;
 
 /// A prefix, and the stamp that values have to be older than.
 pub(crate) type Prefix = (Key, Stamp);
@@ -81,7 +81,7 @@ impl Passes {
         let fit = waiting.iter().take_while(|next| {
             let is_first = many == 0;
             many += next.prefixes.len();
-            is_first || many <= MOST_TOGETHER
+            is_first || many <= MAX_PREFIXES_OF_A_PASS
         });
         let fit = fit.count();
         debug_assert!(

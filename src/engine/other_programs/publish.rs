@@ -10,53 +10,53 @@ use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::l2::Message;
 
-/// How many events may wait.
+/// How many changes may wait.
 const MAX_QUEUED_CHANGES: usize = 1024;
 
 /// The bytes of a change, as other programs read them.
-pub(crate) type Event = Vec<u8>;
+pub(crate) type ChangeBytes = Vec<u8>;
 
 /// Where changes are published, and how they are written.
 pub(crate) struct PublishTarget {
     pub(crate) channel: Arc<str>,
-    pub(crate) write: fn(&str, &Message) -> Option<Event>,
+    pub(crate) write: fn(&str, &Message) -> Option<ChangeBytes>,
 }
 
 pub(crate) struct Publisher {
     to: PublishTarget,
-    queue: mpsc::Sender<Event>,
+    queue: mpsc::Sender<ChangeBytes>,
     /// Held by the task; another one goes on with it after the runtime of the first has ended.
-    events: Mutex<mpsc::Receiver<Event>>,
+    queued: Mutex<mpsc::Receiver<ChangeBytes>>,
 }
 
 impl Publisher {
     pub(crate) fn new(to: PublishTarget) -> Self {
-        let (queue, events) = mpsc::channel(MAX_QUEUED_CHANGES);
+        let (queue, queued) = mpsc::channel(MAX_QUEUED_CHANGES);
         Self {
             to,
             queue,
-            events: Mutex::new(events),
+            queued: Mutex::new(queued),
         }
     }
 
     /// Has an own change published.
     pub(crate) fn push(&self, ctx: &Context, message: &Message) {
-        let event = (self.to.write)(&ctx.options.namespace, message);
+        let change = (self.to.write)(&ctx.options.namespace, message);
         // Never waited for: the subscriber calls this, and must not be late with a heartbeat.
-        if event.is_some_and(|event| self.queue.try_send(event).is_err()) {
+        if change.is_some_and(|change| self.queue.try_send(change).is_err()) {
             ctx.counters.changes_dropped.bump();
         }
     }
 
-    /// Publishes the events in the queue, one after the other.
+    /// Publishes the changes in the queue, one after the other.
     pub(crate) async fn run(&self, ctx: &Context) {
-        let mut events = self.events.lock().await;
-        while let Some(event) = events.recv().await {
+        let mut queued = self.queued.lock().await;
+        while let Some(change) = queued.recv().await {
             // Not through the breaker: the right to publish on this channel says nothing of the cache's own requests.
             let published = if ctx.breaker.is_open() {
                 Err(L2Error::skipped())
             } else {
-                ctx.partition.publish(&self.to.channel, &event).await
+                ctx.partition.publish(&self.to.channel, &change).await
             };
             let Err(error) = published else {
                 ctx.counters.changes_published.bump();

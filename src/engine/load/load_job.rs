@@ -15,13 +15,13 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 use super::Loads;
-use super::fill::{self, ReplacedValue};
-use super::lease::{self, LeaseOutcome, LoadReason};
+use super::fill::{self, ReplacedValue, StoreResult};
+use super::lease::{self, LeaseOutcome, LoadReason, MISSING};
 use super::loader::{LoadKey, Loader};
-use super::nested::{LoadId, QueuedLoads};
+use super::loader_call::{LoadId, QueuedLoads};
 use super::rounds::Rounds;
 use crate::ablation::{Rule, without};
-use crate::engine::backoff::Began;
+use crate::engine::backoff::ChangeCounts;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -38,54 +38,71 @@ use crate::vocabulary::AnyValue;
 const KEYS_AT_ONCE: usize = 64;
 
 /// The result of a load or refresh under way, for the callers that wait for it.
-pub(super) type Flight = SharedResult<LoadOutcome>;
+pub(super) type SharedOutcome = SharedResult<LoadOutcome>;
 
 /// The load or refresh of one key, for the task that runs it.
-pub(crate) struct Fetch {
+pub(crate) struct LoadJob {
     pub(super) op: Op,
     reason: LoadReason,
-    pub(super) began: Began,
+    pub(super) change_counts: ChangeCounts,
     /// The request for the lease; `None` if L2 is not to be asked.
     request: Option<LeaseRequest>,
     /// `None` before it is granted. Without one the value is loaded, and not stored.
     lease: Option<Lease>,
     /// The value that is replaced: stale, or, known with the lease, kept past its TTL.
     previous: Option<AnyEntry>,
-    /// The number by which the loader knows the key: its index in the list of those that are run together.
-    loader_index: usize,
-    /// The callers of a fetch that is dropped are told that it has no result.
+    /// The index of the key among the keys that its loader is made for. A batch sets it anew, as the keys of its loader
+    /// come from several callers.
+    pub(super) loader_index: usize,
+    /// The callers of a job that is dropped are told that it has no result.
     sender: ResultSender<LoadOutcome>,
 }
 
 /// A load that its caller runs, and the loader to run it with.
-// The caller that comes first gets it, and has a task run it. Callers that come later have the flight alone.
-pub(crate) type FetchAndLoader = (Fetch, Loader);
+// The caller that comes first gets it, and has a task run it. Callers that come later have the shared outcome alone.
+pub(crate) type JobAndLoader = (LoadJob, Loader);
 
-impl Fetch {
-    /// Returns the flight of a load or refresh. If the caller began it, also returns the `Fetch`, which the caller must
+impl LoadJob {
+    /// Returns the shared outcome of a load or refresh. If the caller began it, also returns the job, which the caller must
     /// run.
     pub(super) fn from_join(
         join: Join<LoadOutcome>,
         reason: LoadReason,
         previous: Option<AnyEntry>,
-        began: Began,
+        change_counts: ChangeCounts,
         request: Option<LeaseRequest>,
-    ) -> (Flight, Option<Self>) {
-        let fetch = join.begun.map(|(op, sender)| Self {
+        loader_index: usize,
+    ) -> (SharedOutcome, Option<Self>) {
+        let job = join.begun.map(|(op, sender)| Self {
             op,
             reason,
-            began,
+            change_counts,
             request,
             lease: None,
             previous,
-            loader_index: 0,
+            loader_index,
             sender,
         });
-        (join.result, fetch)
+        (join.result, job)
     }
 
     pub(super) fn is_refresh(&self) -> bool {
         self.reason == LoadReason::Refresh
+    }
+
+    /// A request for the lease is sent, which is the read of an unread key: from now on the job asks only for what another
+    /// load has stored.
+    fn note_read(&mut self) {
+        if self.reason == LoadReason::Unread {
+            self.reason = MISSING;
+        }
+    }
+
+    /// From now on the job asks for no lease, but for a value that another instance has stored.
+    fn only_read(&mut self) {
+        if let Some(request) = &mut self.request {
+            *request = LeaseRequest::read_only(request.want);
+        }
     }
 
     fn id(&self) -> LoadId {
@@ -108,9 +125,9 @@ async fn all_ended(loads: &mut Option<FuturesUnordered<impl Future<Output = ()>>
 
 impl Loads {
     /// Runs loads in a task of their own: cancelling one call does not affect other callers (rule 12).
-    pub(super) async fn spawn(self: &Arc<Self>, fetches: Vec<Fetch>, loader: Loader) {
+    pub(super) async fn spawn(self: &Arc<Self>, jobs: Vec<LoadJob>, loader: Loader) {
         let loads = Arc::clone(self);
-        let task = async move { loads.run_all(fetches, loader).await };
+        let task = async move { loads.run_all(jobs, loader).await };
         // In the span of the caller that has begun the load, whichever callers join it.
         if without(Rule::OwnTask) {
             task.await;
@@ -121,16 +138,13 @@ impl Loads {
 
     /// Loads the keys in parts, one part after the other: the leases of a part do not run out while the leases of other
     /// parts are asked for or used.
-    pub(super) async fn run_all(&self, mut fetches: Vec<Fetch>, loader: Loader) {
-        for (index, fetch) in fetches.iter_mut().enumerate() {
-            fetch.loader_index = index;
-        }
-        let rest = fetches.get(MAX_KEYS_IN_A_LOAD..).unwrap_or_default();
-        let rest = rest.iter().map(|fetch| (fetch.op.key.clone(), fetch.id()));
+    pub(super) async fn run_all(&self, mut jobs: Vec<LoadJob>, loader: Loader) {
+        let rest = jobs.get(MAX_KEYS_IN_A_LOAD..).unwrap_or_default();
+        let rest = rest.iter().map(|job| (job.op.key.clone(), job.id()));
         let mut queued = QueuedLoads::new(rest);
-        while !fetches.is_empty() {
-            let rest = fetches.split_off(fetches.len().min(MAX_KEYS_IN_A_LOAD));
-            self.run(mem::replace(&mut fetches, rest), &loader, &queued)
+        while !jobs.is_empty() {
+            let rest = jobs.split_off(jobs.len().min(MAX_KEYS_IN_A_LOAD));
+            self.run(mem::replace(&mut jobs, rest), &loader, &queued)
                 .await;
             queued.begin(MAX_KEYS_IN_A_LOAD);
         }
@@ -141,12 +155,12 @@ impl Loads {
     ///
     /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
     /// as the notice of its end may be lost. [`Rounds`] says when.
-    async fn run(&self, fetches: Vec<Fetch>, loader: &Loader, queued: &QueuedLoads) {
+    async fn run(&self, jobs: Vec<LoadJob>, loader: &Loader, queued: &QueuedLoads) {
         let options = &self.ctx.options;
-        let is_refresh = fetches.iter().any(Fetch::is_refresh);
-        let (lease_wait, begun) = (options.tuned().lease_wait, Instant::now());
-        let mut rounds = Rounds::new(is_refresh, lease_wait, poll_delays(), begun);
-        let (mut asked, mut waiting) = (fetches, Vec::new());
+        let is_refresh = jobs.iter().any(LoadJob::is_refresh);
+        let (lease_wait, started_at) = (options.tuned().lease_wait, Instant::now());
+        let mut rounds = Rounds::new(is_refresh, lease_wait, poll_delays(), started_at);
+        let (mut asked, mut waiting) = (jobs, Vec::new());
         // Made by the first round that leaves keys, as most leave none. One channel for all keys: the notice of any of them
         // ends the wait of a round. Not bounded by its type, but each key is registered once in a round and notified once,
         // and each round takes all notices out.
@@ -157,7 +171,9 @@ impl Loads {
             } else {
                 let notices = notices.get_or_insert_with(mpsc::unbounded_channel);
                 let round = async {
-                    asked = self.take_released(&mut waiting, notices, &rounds).await;
+                    let is_noticed;
+                    (asked, is_noticed) = self.take_released(&mut waiting, notices, &rounds).await;
+                    self.limit_refreshes_to_reads(&mut asked, is_noticed, &rounds);
                     self.ask_for_leases(&mut asked, &rounds).await
                 };
                 // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
@@ -176,19 +192,19 @@ impl Loads {
             // Those that still wait were not asked for in this round.
             let (now, is_part) = (Instant::now(), !waiting.is_empty());
             let asked = mem::take(&mut asked).into_iter();
-            let mut ready = self.accept(asked, answers, loader, &mut rounds, &mut waiting);
+            let mut to_load = self.accept(asked, answers, loader, &mut rounds, &mut waiting);
             // Otherwise there is no other round.
             if !waiting.is_empty() {
-                rounds.end(is_part, options.tuned().lease_wait, now);
+                rounds.finish_round(is_part, options.tuned().lease_wait, now);
                 if rounds.are_over() {
                     debug!(
                         keys = waiting.len(),
                         "another load has taken too long; loading without storing"
                     );
-                    ready.append(&mut waiting);
+                    to_load.append(&mut waiting);
                 }
             }
-            let load = (!ready.is_empty()).then(|| self.load_ready(ready, loader, queued));
+            let load = (!to_load.is_empty()).then(|| self.load(to_load, loader, queued));
             if waiting.is_empty() {
                 // The last load. Mostly it is the only one.
                 join(OptionFuture::from(load), all_ended(&mut loads)).await;
@@ -204,24 +220,24 @@ impl Loads {
     /// instance to `waiting`, and returns those that are loaded now.
     fn accept(
         &self,
-        asked: impl ExactSizeIterator<Item = Fetch>,
+        asked: impl ExactSizeIterator<Item = LoadJob>,
         answers: Vec<LeaseOutcome>,
         loader: &Loader,
         rounds: &mut Rounds<impl Iterator<Item = Duration>>,
-        waiting: &mut Vec<Fetch>,
-    ) -> Vec<Fetch> {
+        waiting: &mut Vec<LoadJob>,
+    ) -> Vec<LoadJob> {
         debug_assert_eq!(asked.len(), answers.len(), "one answer for each request");
-        let (ctx, mut ready) = (&*self.ctx, Vec::new());
-        for (mut fetch, answer) in asked.zip(answers) {
-            let is_refresh = fetch.is_refresh();
+        let (ctx, mut to_load) = (&*self.ctx, Vec::new());
+        for (mut job, answer) in asked.zip(answers) {
+            let is_refresh = job.is_refresh();
             match answer {
                 LeaseOutcome::Found(record, source) => {
-                    fetch.end(Ok(Some(Outcome::fresh(record, source))));
+                    job.end(Ok(Some(Outcome::fresh(record, source))));
                 }
                 LeaseOutcome::Lease(lease, previous) => {
-                    fetch.lease = Some(lease);
-                    fetch.previous = fetch.previous.or(previous);
-                    ready.push(fetch);
+                    job.lease = Some(lease);
+                    job.previous = job.previous.or(previous);
+                    to_load.push(job);
                 }
                 LeaseOutcome::Wait(left) => {
                     if is_refresh && ctx.options.tuned().stale_wait.is_zero() {
@@ -229,37 +245,40 @@ impl Loads {
                         loader.forget();
                     }
                     rounds.note_held(left);
-                    waiting.push(fetch);
+                    waiting.push(job);
                 }
                 // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the key
                 // is blocked (rule 14), or the cache is off, that is no failure of the source, so no pause.
                 LeaseOutcome::NotAsked if is_refresh => {}
                 // Another instance has had the lease and stored no value, or L2 stores no load for now.
-                LeaseOutcome::Refused if is_refresh => ctx.backoff.yielded(&fetch.op.key),
-                LeaseOutcome::Failed(_) if is_refresh => self.refresh_failed(&fetch.op.key, None),
+                LeaseOutcome::Refused if is_refresh => ctx.backoff.yielded(&job.op.key),
+                LeaseOutcome::Unreadable | LeaseOutcome::Failed(_) if is_refresh => {
+                    self.refresh_failed(&job.op.key, None);
+                }
                 // It is loaded, and not stored.
-                LeaseOutcome::NotAsked | LeaseOutcome::Refused | LeaseOutcome::Failed(_) => {
-                    ready.push(fetch);
+                LeaseOutcome::NotAsked
+                | LeaseOutcome::Refused
+                | LeaseOutcome::Unreadable
+                | LeaseOutcome::Failed(_) => {
+                    to_load.push(job);
                 }
             }
         }
-        ready
+        to_load
     }
 
     /// Asks for the leases of some keys.
     async fn ask_for_leases(
         &self,
-        asked: &mut [Fetch],
+        asked: &mut [LoadJob],
         rounds: &Rounds<impl Iterator<Item = Duration>>,
     ) -> Vec<LeaseOutcome> {
         let (ctx, slice) = (&*self.ctx, &SharedTimeSlice::begin());
-        let answers = asked.iter_mut().map(|it| {
-            let (reason, request) = (it.reason, it.request.as_mut());
-            if reason == LoadReason::Unread {
-                // A later round asks only for what another load has stored.
-                it.reason = LoadReason::Missing { at_least: None };
-            }
-            lease::acquire(ctx, &it.op, reason, request, rounds.until(), slice)
+        let answers = asked.iter_mut().map(|job| {
+            let reason = job.reason;
+            job.note_read();
+            let request = job.request.as_mut();
+            lease::acquire(ctx, &job.op, reason, request, rounds.wait_until(), slice)
         });
         let mut answers: Vec<_> = answers.collect();
         if answers.len() == 1
@@ -270,66 +289,74 @@ impl Loads {
         stream::iter(answers).buffered(KEYS_AT_ONCE).collect().await
     }
 
-    /// Takes out the keys whose leases have ended; when it is time for the next round, all of them.
+    /// Takes out the keys whose leases have ended; when it is time for the next round, all of them. Also returns whether
+    /// notices of ended leases have come.
     async fn take_released(
         &self,
-        waiting: &mut Vec<Fetch>,
+        waiting: &mut Vec<LoadJob>,
         (notices, noticed): &mut (LeaseWaiter, UnboundedReceiver<Key>),
         rounds: &Rounds<impl Iterator<Item = Duration>>,
-    ) -> Vec<Fetch> {
+    ) -> (Vec<LoadJob>, bool) {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
         // so the next round bounds the wait.
-        for fetch in &*waiting {
-            self.ctx.l1.in_flight.await_lease(&fetch.op, notices);
+        for job in &*waiting {
+            self.ctx.l1.in_flight.await_lease(&job.op, notices);
         }
         let mut ended = Vec::new();
         let noticed = noticed.recv_many(&mut ended, usize::MAX);
-        let is_noticed = timeout_at(rounds.next(), noticed).await.is_ok();
+        let is_noticed = timeout_at(rounds.next_at(), noticed).await.is_ok();
+        let ended: HashSet<Key> = ended.into_iter().collect();
+        let is_released = |job: &mut LoadJob| !is_noticed || ended.contains(&job.op.key);
+        let released = waiting.extract_if(.., is_released).collect();
+        (released, is_noticed)
+    }
+
+    /// Has refreshes only read what another instance has stored, if [`Rounds`] says so.
+    fn limit_refreshes_to_reads(
+        &self,
+        released: &mut [LoadJob],
+        is_noticed: bool,
+        rounds: &Rounds<impl Iterator<Item = Duration>>,
+    ) {
         let tuned = self.ctx.options.tuned();
         let longest = tuned.stale_wait.min(tuned.load_timeout);
-        let only_reads = rounds.only_reads(is_noticed, longest, Instant::now());
-        let ended: HashSet<Key> = ended.into_iter().collect();
-        let is_released = |fetch: &mut Fetch| !is_noticed || ended.contains(&fetch.op.key);
-        let mut released: Vec<_> = waiting.extract_if(.., is_released).collect();
-        let requests = released.iter_mut().filter(|_| only_reads);
-        for request in requests.filter_map(|fetch| fetch.request.as_mut()) {
-            *request = LeaseRequest::read_only(request.want);
+        if rounds.only_reads(is_noticed, longest, Instant::now()) {
+            released.iter_mut().for_each(LoadJob::only_read);
         }
-        released
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load_ready(&self, fetches: Vec<Fetch>, loader: &Loader, queued: &QueuedLoads) {
-        let asked = fetches.iter().map(|fetch| LoadKey {
-            loader_index: fetch.loader_index,
-            key: fetch.op.key.clone(),
-            previous: fetch.previous.clone(),
+    async fn load(&self, jobs: Vec<LoadJob>, loader: &Loader, queued: &QueuedLoads) {
+        let asked = jobs.iter().map(|job| LoadKey {
+            loader_index: job.loader_index,
+            key: job.op.key.clone(),
+            previous: job.previous.clone(),
         });
         let loading = loader.load(asked.collect());
-        let keys = fetches.iter().map(|fetch| (&fetch.op.key, fetch.lease));
+        let keys = jobs.iter().map(|job| (&job.op.key, job.lease));
         let keys: Vec<_> = keys.collect();
-        let ids = fetches.iter().map(Fetch::id).collect();
+        let ids = jobs.iter().map(LoadJob::id).collect();
         let loaded: Vec<_> = match self.call(loading, &keys, ids, queued.clone()).await {
             Ok(values) => values.into_iter().map(Ok).collect(),
             Err(error) => {
-                if fetches.iter().any(Fetch::is_refresh) {
-                    self.warn_of_refresh(fetches.len(), &error);
+                if jobs.iter().any(LoadJob::is_refresh) {
+                    self.warn_of_refresh(jobs.len(), &error);
                 }
-                fetches.iter().map(|_| Err(error.clone())).collect()
+                jobs.iter().map(|_| Err(error.clone())).collect()
             }
         };
-        debug_assert_eq!(loaded.len(), fetches.len(), "one result for each key");
-        let mut ended = fetches.into_iter().zip(loaded);
+        debug_assert_eq!(loaded.len(), jobs.len(), "one result for each key");
+        let mut ended = jobs.into_iter().zip(loaded);
         if ended.len() == 1 {
             // Mostly: without a set of futures.
-            if let Some((fetch, loaded)) = ended.next() {
-                self.store_and_end(fetch, loaded).await;
+            if let Some((job, loaded)) = ended.next() {
+                self.store_and_end(job, loaded).await;
             }
             return;
         }
         stream::iter(ended)
-            .for_each_concurrent(KEYS_AT_ONCE, |(fetch, loaded)| {
-                self.store_and_end(fetch, loaded)
+            .for_each_concurrent(KEYS_AT_ONCE, |(job, loaded)| {
+                self.store_and_end(job, loaded)
             })
             .await;
     }
@@ -345,39 +372,39 @@ impl Loads {
     /// Stores the value that the loader has returned, if it has, and hands the result to the callers.
     async fn store_and_end(
         &self,
-        fetch: Fetch,
+        job: LoadJob,
         loaded: Result<Option<Loaded<AnyValue>>, LoadError>,
     ) {
-        let (key, lease) = (&fetch.op.key, fetch.lease);
-        let replaces = match &fetch.previous {
+        let (key, lease) = (&job.op.key, job.lease);
+        let replaces = match &job.previous {
             Some(previous) => ReplacedValue::Stale(previous.record()),
             None => ReplacedValue::Nothing,
         };
         #[cfg(larder_ablation)]
         let lease = match loaded {
-            Ok(Some(_)) if fetch.is_refresh() && without(Rule::RefreshLease) => {
+            Ok(Some(_)) if job.is_refresh() && without(Rule::RefreshLease) => {
                 lease::take_over(&self.ctx, key).await
             }
             _ => lease,
         };
-        let stored = fill::fill_or_give_back(&self.ctx, &fetch.op, lease, loaded, replaces).await;
+        let stored = fill::fill_or_give_back(&self.ctx, &job.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(Some(ended)) if ended.record.is_stored());
         if let Ok(Some(ended)) = &stored
-            && ended.result == fill::FillResult::Unstorable
-            && fetch.previous.is_some()
+            && ended.store_result == StoreResult::Unstorable
+            && job.previous.is_some()
         {
             is_done = self.remove_former(key).await;
         }
-        if fetch.is_refresh() {
+        if job.is_refresh() {
             self.refresh_ended(key, &stored, is_done);
         }
         let outcome = match stored {
-            Err(error) if !fetch.is_refresh() => self.failed(&fetch, error).await,
+            Err(error) if !job.is_refresh() => self.failed(&job, error).await,
             // Its callers look the key up again, and load it.
-            Ok(None) if fetch.is_refresh() => return,
+            Ok(None) if job.is_refresh() => return,
             Ok(ended) => Ok(ended.map(|ended| Outcome::fresh(ended.record, ended.source))),
             Err(error) => Err(error),
         };
-        fetch.end(outcome);
+        job.end(outcome);
     }
 }

@@ -10,33 +10,20 @@ use std::mem::take;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, debug_span};
 
-use super::listen::Channels;
-use super::publish::Publisher;
 use super::session::{CatchUpStep, MessageAction, Progress, Session};
+use super::state::SubscriberState;
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
+use crate::engine::other_programs::listen::Channels;
 use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofStart};
 use crate::l2::{Event, Kind, L2Error, MemberInfo, Message, PartitionClock, Subscription, Version};
 
-/// What the receiver of each subscription shares with the task of the subscriber.
-pub(super) struct SubscriberState {
-    pub(super) ctx: Arc<Context>,
-    /// Publishes changes of this instance for other programs.
-    pub(super) publisher: Option<Arc<Publisher>>,
-    /// Whether a request is on its way by which L2 lists this instance as a member: a subscription, or a heartbeat.
-    pub(super) may_be_joining: watch::Sender<bool>,
-    /// Notified when L2 may answer: a request is worth a try. A notification without a waiting task is kept, so the
-    /// delivery runs once more.
-    pub(super) l2_may_answer: Notify,
-}
-
-/// Receives over one subscription, until it ends.
-pub(super) struct Receiver<'a> {
+/// One subscription, from the request for it until it ends.
+pub(super) struct SubscriptionRun<'a> {
     shared: &'a SubscriberState,
     /// The channels of other programs, in the first partition.
     channels: Option<&'a Arc<Channels>>,
@@ -47,22 +34,27 @@ pub(super) struct Receiver<'a> {
     pending_heartbeat: Option<PendingHeartbeat>,
     /// Heartbeats that were answered.
     pub(super) answers: u64,
-    /// Until a due heartbeat after the first is answered.
-    is_young: bool,
+    /// Until a due heartbeat after the first is answered. Only such an answer shows that the subscription is a steady one.
+    awaits_due_answer: bool,
+}
+
+/// The state of this instance when it asks the partition for its clock.
+struct ClockQuestion {
+    proof: ProofStart,
+    /// The last message that had been applied: the partition had reached that number at least.
+    last: Option<u64>,
+    /// How many switches of all instances this instance had called: the answer may be older than a later switch.
+    switches: u64,
 }
 
 /// A heartbeat on its way.
 struct PendingHeartbeat {
-    proof_start: ProofStart,
-    /// The last message that had been applied when it was sent: the partition had reached that number at least.
-    last: Option<u64>,
-    /// How many switches of all instances this instance had called: the answer may be older than a later switch.
-    switches: u64,
+    question: ClockQuestion,
     /// Sent when it was due, and not earlier because a proof was wanted.
     is_due: bool,
 }
 
-impl<'a> Receiver<'a> {
+impl<'a> SubscriptionRun<'a> {
     pub(super) fn new(
         shared: &'a SubscriberState,
         channels: Option<&'a Arc<Channels>>,
@@ -82,7 +74,7 @@ impl<'a> Receiver<'a> {
             session: Session::new(me, freshness.epoch(), progress, Instant::now()),
             pending_heartbeat: None,
             answers: 0,
-            is_young: true,
+            awaits_due_answer: true,
         }
     }
 
@@ -103,8 +95,7 @@ impl<'a> Receiver<'a> {
     /// Rule 7: subscribes, reads the clock and catches up, in this order.
     async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
         let ctx = self.ctx;
-        // Before the partition is asked: a proof counts from the question (rule 8).
-        let (proof_start, switches) = (self.freshness.begin_proof(), ctx.switch.calls());
+        let question = self.begin_question();
         self.shared.may_be_joining.send_replace(true);
         let subscribed = ctx.partition.subscribe(self.session.me).await;
         self.shared.may_be_joining.send_replace(false);
@@ -116,12 +107,13 @@ impl<'a> Receiver<'a> {
             let on_heard = Arc::new(move |at, payload| channels.hear(at, payload));
             (ctx.breaker).observe(subscription.listen(&names, on_heard).await)?;
         }
+        self.follow_switch(&partition, question.switches);
         // Before L1 is flushed: nothing that is read from here on comes from another server.
-        self.discard_other_servers(&partition, switches);
+        self.discard_other_incarnations(&partition);
         let is_first = self.session.last_applied().is_none();
         let step = self.session.on_subscribed(&partition);
-        self.catch_up(step, &partition).await?;
-        self.freshness.prove(&partition, proof_start);
+        self.catch_up_and_prove(step, &partition, question.proof)
+            .await?;
         if is_first {
             ctx.breaker.note_first_subscription();
         } else {
@@ -156,17 +148,23 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
+    /// To be called before the partition is asked for its clock. A proof counts from the question (rule 8): it must start
+    /// too early rather than too late, and the partition must have reached `last` by then.
+    fn begin_question(&self) -> ClockQuestion {
+        ClockQuestion {
+            proof: self.freshness.begin_proof(),
+            last: self.session.last_applied(),
+            switches: self.ctx.switch.calls(),
+        }
+    }
+
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription, is_due: bool) {
         debug_assert!(
             self.pending_heartbeat.is_none(),
             "an answer belongs to the only heartbeat under way"
         );
-        // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
-        // number that the partition has reached by then.
         self.pending_heartbeat = Some(PendingHeartbeat {
-            proof_start: self.freshness.begin_proof(),
-            last: self.session.last_applied(),
-            switches: self.ctx.switch.calls(),
+            question: self.begin_question(),
             is_due,
         });
         let (now, interval) = (Instant::now(), self.session.interval());
@@ -185,14 +183,14 @@ impl<'a> Receiver<'a> {
                 // Before anything else is received: a proof that names its number relies on that.
                 self.apply(message);
                 if is_new {
-                    self.count(message);
+                    self.report_change(message);
                 }
                 if wants_heartbeat {
                     self.freshness.wake_for_proof();
                 }
             }
             MessageAction::OtherEpoch { suspends } => {
-                // Now, as it will not be counted by itself.
+                // Now, as it will not be reported by itself.
                 self.publish_own(message);
                 if suspends {
                     self.freshness.suspend_proof();
@@ -203,7 +201,8 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn count(&self, message: &Message) {
+    /// Tells listeners and counters of a change by another instance, and other programs of a change by this one.
+    fn report_change(&self, message: &Message) {
         if message.origin == self.ctx.instance {
             return self.publish_own(message);
         }
@@ -261,25 +260,25 @@ impl<'a> Receiver<'a> {
 
     /// Receives the answer to a heartbeat (rule 8).
     async fn receive_heartbeat(&mut self, partition: &PartitionClock) -> Result<(), L2Error> {
-        let Some(pending) = self.pending_heartbeat.take() else {
+        let Some(PendingHeartbeat { question, is_due }) = self.pending_heartbeat.take() else {
             return Ok(());
         };
         self.shared.may_be_joining.send_replace(false);
-        if !self.discard_other_servers(partition, pending.switches) {
+        self.follow_switch(partition, question.switches);
+        if !self.discard_other_incarnations(partition) {
             return Err(L2Error::unexpected(
                 "requests were answered by another server than the one that sends messages; both are connected to anew",
             ));
         }
         self.answers += 1;
         // The first heartbeat is sent at once, and so is one for which a proof is wanted.
-        if pending.is_due && self.answers > 1 && take(&mut self.is_young) {
+        if is_due && self.answers > 1 && take(&mut self.awaits_due_answer) {
             self.ctx.breaker.end_first_subscriptions();
         }
-        // From the number at the time of the question, and not from the present one. Only then the proof, which says
-        // that all of them are applied.
-        let step = self.session.on_answer(partition, pending.last);
-        self.catch_up(step, partition).await?;
-        self.freshness.prove(partition, pending.proof_start);
+        // From the number at the time of the question, and not from the present one.
+        let step = self.session.on_answer(partition, question.last);
+        self.catch_up_and_prove(step, partition, question.proof)
+            .await?;
         if self.session.take_awaited() {
             self.freshness.wake_for_proof();
         }
@@ -287,19 +286,35 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
+    /// Switches the cache on or off as a clock says. To be called with each clock, before its proof.
+    fn follow_switch(&self, partition: &PartitionClock, switches: u64) {
+        let namespace = &self.ctx.options.namespace;
+        (self.ctx.switch).follow(partition.is_off, switches, self.freshness, namespace);
+    }
+
     /// Rule 13: values are believed only from the incarnation of the store to which this instance is subscribed.
     /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
     /// `false`, and no proof that was asked for before this is taken.
-    fn discard_other_servers(&self, partition: &PartitionClock, switches: u64) -> bool {
-        let namespace = &self.ctx.options.namespace;
-        // With each clock, before its proof.
-        (self.ctx.switch).follow(partition.is_off, switches, self.freshness, namespace);
+    fn discard_other_incarnations(&self, partition: &PartitionClock) -> bool {
         let kept = without(Rule::ConnectionIncarnation)
             || self.ctx.partition.keep_only(partition.incarnation);
         if !kept {
             self.freshness.flush_and_revoke_proof();
         }
         kept
+    }
+
+    /// Catches up with the partition, and only then takes the proof, which says that all messages up to the clock are
+    /// applied.
+    async fn catch_up_and_prove(
+        &mut self,
+        step: CatchUpStep,
+        partition: &PartitionClock,
+        proof: ProofStart,
+    ) -> Result<(), L2Error> {
+        self.catch_up(step, partition).await?;
+        self.freshness.prove(partition, proof);
+        Ok(())
     }
 
     /// Brings this instance as far as the partition's clock says, by replays or by an empty L1.
@@ -335,8 +350,8 @@ impl<'a> Receiver<'a> {
         for message in missed {
             // Before the next part is asked for, and before a proof.
             self.apply(message);
-            if self.session.count_if_new(message) {
-                self.count(message);
+            if self.session.mark_reported(message) {
+                self.report_change(message);
             }
         }
         step

@@ -22,11 +22,11 @@ use crate::vocabulary::{Invalidation, Removal};
 
 /// How many payloads may wait, and how many bytes they may have together.
 const MAX_QUEUED_PAYLOADS: usize = 4096;
-const MOST_BYTES: usize = 8 << 20;
+const MAX_QUEUED_BYTES: usize = 8 << 20;
 /// How many payloads are parsed before their invalidations are sent.
-const MOST_TOGETHER: usize = 256;
+const PAYLOADS_PER_PARSE: usize = 256;
 /// How many prefixes may wait for the next pass over L2.
-const MOST_PREFIXES: usize = 1024;
+const MAX_QUEUED_PREFIXES: usize = 1024;
 
 /// A channel of another program, and the parser of its payloads.
 pub(crate) struct Channel {
@@ -45,7 +45,7 @@ pub(crate) struct Channels {
     prefixes: Mutex<BTreeSet<Key>>,
     heard: Notify,
     heard_prefixes: Notify,
-    dropped: Notify,
+    overflowed: Notify,
 }
 
 #[derive(Default)]
@@ -82,21 +82,23 @@ impl Channels {
         self.counters.events_heard.bump();
         let mut queue = lock(&self.queue);
         let bytes = queue.bytes.saturating_add(payload.len());
-        if queue.has_overflowed || bytes > MOST_BYTES || queue.payloads.len() == MAX_QUEUED_PAYLOADS
+        if queue.has_overflowed
+            || bytes > MAX_QUEUED_BYTES
+            || queue.payloads.len() == MAX_QUEUED_PAYLOADS
         {
-            // All of them: the clear that makes up for one covers the others, too, and costs no more.
+            // All that wait are dropped: the clear that makes up for one payload covers the rest, too, and costs no more.
             let dropped = queue.payloads.len() as u64 + 1;
             *queue = ChannelQueue {
                 has_overflowed: true,
                 ..ChannelQueue::default()
             };
             self.counters.events_dropped.add(dropped);
-            self.dropped.notify_one();
+            self.overflowed.notify_one();
         } else {
             queue.bytes = bytes;
             queue.payloads.push_back((channel, payload));
             debug_assert!(
-                queue.payloads.len() <= MAX_QUEUED_PAYLOADS && queue.bytes <= MOST_BYTES,
+                queue.payloads.len() <= MAX_QUEUED_PAYLOADS && queue.bytes <= MAX_QUEUED_BYTES,
                 "the queue is bounded"
             );
             self.heard.notify_one();
@@ -105,7 +107,7 @@ impl Channels {
 
     fn drain(&self) -> Payloads {
         let mut queue = lock(&self.queue);
-        let many = queue.payloads.len().min(MOST_TOGETHER);
+        let many = queue.payloads.len().min(PAYLOADS_PER_PARSE);
         let some: Payloads = queue.payloads.drain(..many).collect();
         let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
         debug_assert!(queue.bytes >= bytes, "payloads that wait have been counted");
@@ -131,8 +133,8 @@ impl Channels {
         }
         let mut queue = lock(&self.prefixes);
         queue.extend(prefixes);
-        let fit = queue.len() <= MOST_PREFIXES;
-        // One critical section: prefixes that were added while others are dropped are covered by the same clear.
+        let fit = queue.len() <= MAX_QUEUED_PREFIXES;
+        // One critical section: prefixes that are added while the queue is dropped are covered by the same clear.
         if fit {
             self.heard_prefixes.notify_one();
         } else {
@@ -160,7 +162,7 @@ impl Channels {
     pub(crate) async fn run(self: &Arc<Self>, ctx: &Context, writes: &PartitionWrites) {
         // Beside each other: a parser may take for ever.
         tokio::select! {
-            // The busiest last: under a flood of messages the others are polled before a turn of the task is used up.
+            // The busiest last: under a flood of messages the first two are polled before a turn of the task is used up.
             biased;
             () = self.clear_after_overflow(ctx, writes) => {}
             () = self.remove_prefixes(writes) => {}
@@ -216,7 +218,7 @@ impl Channels {
             // invalidates after it.
             let has_overflowed = mem::take(&mut lock(&self.queue).has_overflowed);
             if !has_overflowed {
-                self.dropped.notified().await;
+                self.overflowed.notified().await;
                 continue;
             }
             if ctx.options.may_log() {
@@ -237,7 +239,8 @@ impl Channels {
         for invalidation in invalidations {
             let (set, text) = match &invalidation.0 {
                 Removal::All => {
-                    // It covers the others. An error is no obstacle, here and below: the write is deferred then.
+                    // A clear covers all other removals. An error of any of these writes is no obstacle: the write is
+                    // deferred then.
                     let _ = writes.clear().await;
                     return;
                 }
