@@ -1332,7 +1332,9 @@ impl Given {
         self.set_all(&last);
         let Self { mut parts, rest } = self;
         let prefix = rest.set.redis_prefix.as_deref().unwrap_or_default();
+        // A store that code has made is as code has made it: a prefix of the operator would not reach it.
         let has_prefix_in_vain = rest.server.is_none() && parts.l2.is_some() && !prefix.is_empty();
+        // Named once, as a mistake of the option, also if there is no server, or one that cannot be used.
         let mistake_in_prefix = mistake_in_name(prefix);
         let prefix = mistake_in_prefix.map_or(prefix, |_| "");
         let bad_l2 = match rest.server.map(|server| RedisL2::shared(server, prefix)) {

@@ -124,6 +124,8 @@ pub mod codec {
 #[cfg_attr(docsrs, doc(cfg(feature = "inspect")))]
 pub mod inspect {
     pub use crate::l2::redis::inspect::*;
+    // Fields of the types above have these types, which `l2` exports with the feature `unstable-store` alone: a tool needs
+    // their names, and no store of its own.
     pub use crate::l2::store_types::{
         Key, Kind, Lifetime, Member, Message, PartitionNumber, Stamp, TagVersion, Version,
     };

@@ -51,8 +51,8 @@ pub(crate) struct Options {
     /// How many partitions the namespace has in Redis.
     // Its default depends on the L2.
     pub(crate) partitions: Option<u16>,
-    /// Whether the instance subscribes, and is a member that others wait for (rule 16). If not, it answers nothing from
-    /// L1, and joins nothing that began before.
+    /// Whether the instance subscribes, and is a member that others wait for (rule 16: members). If not, it answers
+    /// nothing from L1, and joins nothing that began before.
     pub(crate) is_listed: bool,
     /// The name of the process, for people.
     pub(crate) instance_name: String,
@@ -141,6 +141,7 @@ impl Options {
     /// The options in effect, without those that the cache has calls for, and without the server.
     pub(crate) fn in_effect(&self) -> Settings {
         let tuned = self.tuned();
+        // Written out: an option that is missing here does not compile.
         Settings {
             redis: None,
             redis_prefix: None,

@@ -172,7 +172,8 @@ fn pages_name_files_that_are_there() {
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         for name in text.split('`').skip(1).step_by(2) {
-            let is_path = name.ends_with(".rs") || name.ends_with(".lua") || name.ends_with(".md");
+            let end = Path::new(name).extension();
+            let is_path = end.is_some_and(|end| end == "rs" || end == "lua" || end == "md");
             if !is_path || name.contains([' ', '*', '{', '=', '\n']) || name.ends_with("NAME.lua") {
                 continue;
             }

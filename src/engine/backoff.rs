@@ -47,8 +47,8 @@ pub(crate) enum After {
 }
 
 /// How often changes that can be of any key had been made when a load began. The error of a load that began before a
-/// clear, or before the invalidation of a tag, is not handed out after it (rule 20). Which tags the value of the load
-/// would have had is not known.
+/// clear, or before the invalidation of a tag, is not handed out after it (rule 20: tags). Which tags the value of the
+/// load would have had is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChangeCounts {
     pub(crate) generation: Generation,

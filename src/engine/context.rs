@@ -146,8 +146,8 @@ impl Context {
         }
     }
 
-    /// The deadline of a request that is sent now, by L2's clock if that is known, and by this instance's clock. L2 refuses
-    /// the request afterwards: a write that arrives late must not undo later writes (rule 14).
+    /// The deadline of a request that is sent now, by L2's clock if that is known, and by this instance's clock. L2
+    /// refuses the request afterwards: a write that arrives late must not undo later writes (rule 14: deferred writes).
     pub(crate) fn deadline(&self) -> (Option<u64>, Tick) {
         let by = self.now().saturating_add(nanos(self.options.l2_timeout));
         (self.l1.freshness.partition_time(by), by)
@@ -178,7 +178,8 @@ impl Context {
         self.breaker.send("invalidate", publishing).await
     }
 
-    /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is off for it.
+    /// Whether neither level may be used for a key: a write of it is deferred (rule 14: deferred writes), or the cache
+    /// is off for it.
     pub(crate) fn is_blocked(&self, key: &Key) -> bool {
         // Callers ask after their operation has begun. A write that is deferred later, or a switch that comes later,
         // keeps the operation from L1 by its floor or generation; one that came before is seen here.

@@ -126,7 +126,7 @@ impl Convert {
                 let tags = self.l1.register_tags(&read.tags);
                 Ok(self.record(key, value, read.stamp, read.lifetime, tags, now))
             }
-            // Instances of another release have stored theirs (rule 29).
+            // Instances of another release have stored theirs (rule 29: a change is of all types).
             Ok(None) => Err(AcceptedValue::Any),
             Err(error) => {
                 self.cannot_read(key, &*error);
@@ -473,7 +473,8 @@ impl Convert {
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
     pub(crate) fn unstored(key: &Key, value: AnyValue, now: Tick) -> SharedRecord {
-        // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
+        // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1: a fill
+        // needs a lease).
         let head = RecordHead {
             version: Version::ABSENT,
             born_at: now,

@@ -1,4 +1,4 @@
-//! Invalidations that L2 has yet to be sent: bounded, the newest per key (rule 14).
+//! Invalidations that L2 has yet to be sent: bounded, the newest per key (rule 14: deferred writes).
 //!
 //! Sends nothing: [`write`](super::write) does.
 
@@ -40,7 +40,8 @@ pub(crate) struct Deferred<Next = ()> {
     emptied: Notify,
     /// Whether nothing is delivered any more, so that deferred invalidations are lost.
     is_closed: AtomicBool,
-    /// The partitions that deliver it in place of this one, once the namespace has others (rule 27).
+    /// The partitions that deliver it in place of this one, once the namespace has others (rule 27: only the partitions
+    /// of one number are used).
     pub(super) next: OnceLock<Arc<Next>>,
 }
 

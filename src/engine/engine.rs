@@ -62,8 +62,8 @@ pub(crate) struct Engine {
     /// The task that gives the memory of L1's entries back.
     pub(super) sweeper: Sweeper,
     pub(super) instance: Arc<Instance>,
-    /// That which has taken the place of this one, as the namespace has another number of partitions now (rule 27). Calls
-    /// that have begun here end here.
+    /// That which has taken the place of this one, as the namespace has another number of partitions now (rule 27: only
+    /// the partitions of one number are used). Calls that have begun here end here.
     pub(super) next: OnceLock<Arc<Self>>,
     /// Whether that is being built.
     pub(super) goes_on: AtomicBool,
@@ -370,7 +370,8 @@ impl Engine {
         successors(Some(self), |engine| engine.next.get().map(|next| &**next))
     }
 
-    /// Goes on with another number of partitions, and an empty L1 (rule 27).
+    /// Goes on with another number of partitions, and an empty L1 (rule 27: only the partitions of one number are
+    /// used).
     fn go_on_with(&self, partitions: u16) {
         if self.goes_on.swap(true, Ordering::Relaxed) {
             return;

@@ -1,4 +1,5 @@
-//! The members of the partition: which of them have ended without a word, and whether all have applied a message (rule 16).
+//! The members of the partition: which of them have ended without a word, and whether all have applied a message (rule
+//! 16: members).
 //!
 //! The partition lists its members. One instance at a time measures their silence, with its own monotonic clock, since the
 //! store's can be stepped.
@@ -17,9 +18,9 @@ use crate::error::L2Error;
 use crate::l2::{Member, MemberInfo, WriteAck};
 use crate::util::retry_delays::poll_delays;
 
-/// A member is silent if its entry has not changed for this many times its `max_staleness`. One that relies on a proof has
-/// changed it less than three of these times ago (rule 16); the rest is a margin for clocks that do not run at the same
-/// speed.
+/// A member is silent if its entry has not changed for this many times its `max_staleness`. One that relies on a proof
+/// has changed it less than three of these times ago (rule 16: members); the rest is a margin for clocks that do not
+/// run at the same speed.
 const SILENT_AFTER: u32 = 10;
 /// Members that a wait reads at a time, once it knows which are behind: so few that a read costs the server about as
 /// much as a heartbeat.

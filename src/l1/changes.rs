@@ -86,13 +86,13 @@ impl L1 {
         })
     }
 
-    /// Registers tags, before anything that has them is sent to L2, or asked of it (rule 20).
+    /// Registers tags, before anything that has them is sent to L2, or asked of it (rule 20: tags).
     pub(crate) fn register_tags(&self, names: &[Key]) -> Tags {
         self.tags.register(names, self.freshness.generation())
     }
 
     /// Applies an invalidation of tags that L2 has accepted: older entries with one of them are not served any more,
-    /// and no flight that began before is joined, as its tags are not known (rule 20).
+    /// and no flight that began before is joined, as its tags are not known (rule 20: tags).
     pub(crate) fn apply_tags<'a>(&self, tags: impl IntoIterator<Item = &'a str>, at: Version) {
         let change = self.note_issued(at);
         for tag in tags {
@@ -107,7 +107,8 @@ impl L1 {
         self.freshness.tags_changed();
     }
 
-    /// Drops a key whose change has no version yet, and keeps operations that are under way from storing it (rule 14).
+    /// Drops a key whose change has no version yet, and keeps operations that are under way from storing it (rule 14:
+    /// deferred writes).
     pub(crate) fn apply_unversioned(&self, key: &str) {
         self.in_flight.change(key, None);
         self.evict(key);
@@ -119,7 +120,7 @@ impl L1 {
         self.evict_prefixes(slice::from_ref(prefix), now);
     }
 
-    /// Drops all entries with a tag whose invalidation has no version yet (rule 14).
+    /// Drops all entries with a tag whose invalidation has no version yet (rule 14: deferred writes).
     pub(crate) fn apply_unversioned_tag(&self, tag: &str) {
         self.tags.void(tag);
         self.freshness.tags_changed();

@@ -77,8 +77,8 @@ pub(crate) struct Freshness {
     proven: watch::Sender<()>,
 }
 
-/// A caller that looks for a flight to join: when it asked, and whether there was a proof then. Made before the flight is
-/// looked up: a later proof says nothing of that flight (rule 5).
+/// A caller that looks for a flight to join: when it asked, and whether there was a proof then. Made before the flight
+/// is looked up: a later proof says nothing of that flight (rule 5: no unproven joins).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
     pub(super) now: Tick,
@@ -138,7 +138,8 @@ impl Freshness {
         }
     }
 
-    /// When a read or load must have begun, at the earliest, for a caller to join it without a proof (rule 5).
+    /// When a read or load must have begun, at the earliest, for a caller to join it without a proof (rule 5: no
+    /// unproven joins).
     pub(super) fn joinable_from(&self, now: Tick) -> Tick {
         now.saturating_sub(self.max_staleness)
     }
@@ -151,8 +152,8 @@ impl Freshness {
         }
     }
 
-    /// Takes a proof (rule 8): the partition's clock was read like this after it was asked, and all messages up to then
-    /// have been applied. It holds for `max_staleness` from the question, unless it was revoked since.
+    /// Takes a proof (rule 8: heartbeat): the partition's clock was read like this after it was asked, and all messages
+    /// up to then have been applied. It holds for `max_staleness` from the question, unless it was revoked since.
     pub(crate) fn prove(&self, partition: &PartitionClock, start: ProofStart) {
         let until = if without(Rule::Heartbeat) {
             ENDLESS_PROOF
@@ -291,11 +292,11 @@ impl Freshness {
         Issued(self.issued.load(Ordering::Acquire))
     }
 
-    /// Whether a write of this partition that a token names has been applied here, with all changes before it (rule 22). To
-    /// be asked before a look-up, which finds nothing older then.
+    /// Whether a write of this partition that a token names has been applied here, with all changes before it (rule 22:
+    /// a token names a write). To be asked before a look-up, which finds nothing older then.
     ///
-    /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21): only by the
-    /// version that the partition has named.
+    /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21: numbers can be
+    /// made up): only by the version that the partition has named.
     pub(crate) fn has_applied(&self, write: Version) -> bool {
         // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
         // values are all gone.

@@ -1,7 +1,7 @@
 //! The operations under way in this instance, key by key: those that may store a value in L1, and the reads and loads
 //! that callers share (single flight). A change of a key raises its floor and detaches its flights in the critical
-//! section in which an operation would make its value visible (rules 3, 4 and 11). No lock is held while a future is
-//! polled, a value is dropped or moka is called.
+//! section in which an operation would make its value visible (rules 3: floors, 4: detach and 11: versions are
+//! compared). No lock is held while a future is polled, a value is dropped or moka is called.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -196,9 +196,9 @@ impl InFlight {
     }
 
     /// The result of a read or load in flight, if a caller may join it: it began after the last flush and the last
-    /// invalidation of a tag, as its value may have that tag (rule 20). If the caller has no proof that
-    /// no message was missed, the flight also began less than `max_staleness` ago, and relies on no proof (rule 5). If
-    /// it `accepts_early` ones, whatever tags were invalidated since it began.
+    /// invalidation of a tag, as its value may have that tag (rule 20: tags). If the caller has no proof that no
+    /// message was missed, the flight also began less than `max_staleness` ago, and relies on no proof (rule 5: no
+    /// unproven joins). If it `accepts_early` ones, whatever tags were invalidated since it began.
     fn joinable<T>(
         &self,
         flight: Option<&Joinable<T>>,
@@ -223,7 +223,7 @@ impl InFlight {
     }
 
     /// The result of a load or refresh will rely on the proof that there is from here on: callers without a proof do
-    /// not join it any more (rule 5). To be called before the proof is looked at.
+    /// not join it any more (rule 5: no unproven joins). To be called before the proof is looked at.
     pub(crate) fn rely_on_proof(&self, op: &Op) {
         let mut shard = self.lock(op.hash);
         if let Some(state) = shard.get_mut(op.hash, &op.key) {

@@ -17,7 +17,7 @@ use crate::util::shared_result::SharedResult;
 /// Which operations a change of their key keeps from storing, whatever their version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OpKind {
-    /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
+    /// A load or a refresh. It stores nothing once it is detached from its key (rule 4: detach).
     Load,
     /// A read, an insert, or another operation.
     Other,
@@ -149,8 +149,9 @@ impl KeyState {
         self.read.take_if(|read| read.op != op)
     }
 
-    /// A value of this version is handed out, and was not stored: nothing older may follow it (rule 3). If the partition
-    /// has not issued the version, a floor of it would keep every later value out: then operations under way store nothing.
+    /// A value of this version is handed out, and was not stored: nothing older may follow it (rule 3: floors). If the
+    /// partition has not issued the version, a floor of it would keep every later value out: then operations under way
+    /// store nothing.
     pub(super) fn raise_floor_for_unstored(
         &mut self,
         op: OpNumber,
@@ -174,7 +175,7 @@ impl KeyState {
 
     /// Whether an operation may store a value of this version.
     pub(super) fn may_store(&self, op: OpNumber, kind: OpKind, ver: u64, issued: Issued) -> bool {
-        // A load began before the change that detached it, whatever version its value was given since (rule 4).
+        // A load began before the change that detached it, whatever version its value was given since (rule 4: detach).
         let is_attached = kind != OpKind::Load || self.is_attached(op);
         let is_barred = op < self.barred_below;
         // Rule 11 (versions are compared): a version above all that are issued passes only if the key was not changed

@@ -1,4 +1,4 @@
-//! Which entry answers a look-up: the proof first, and then the entry (rule 8).
+//! Which entry answers a look-up: the proof first, and then the entry (rule 8: heartbeat).
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ impl L1 {
 
     /// Finds an entry if there is a proof that it is current. All look-ups of L1 come here, so that none takes the two
     /// steps in the other order: it could find an old entry, and then a proof that came after the entry was evicted
-    /// (rule 8).
+    /// (rule 8: heartbeat).
     #[inline(always)]
     fn find(
         &self,
@@ -118,7 +118,8 @@ impl L1 {
         (self.get_without_proof(key, now)).map_or(Version::ABSENT, |record| record.version)
     }
 
-    /// Whether an entry was stored by a write of this partition that a token names, or later in the same epoch (rule 22).
+    /// Whether an entry was stored by a write of this partition that a token names, or later in the same epoch (rule
+    /// 22: a token names a write).
     pub(crate) fn is_at_least(&self, record: &Record, write: Version) -> bool {
         let Version { epoch, ver } = record.version;
         let is_after = record.is_stored() && epoch == write.epoch && ver >= write.ver;

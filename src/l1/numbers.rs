@@ -51,7 +51,8 @@ impl TagChanges {
 pub(super) struct Issued(pub(super) u64);
 
 impl Issued {
-    /// Whether the partition is known to have issued a version. A higher one may be none of the partition's (rule 11).
+    /// Whether the partition is known to have issued a version. A higher one may be none of the partition's (rule 11:
+    /// versions are compared).
     pub(super) const fn includes(self, ver: u64) -> bool {
         ver <= self.0
     }

@@ -56,9 +56,9 @@ pub(crate) enum OutcomeKind {
 }
 
 impl Outcome {
-    /// Whether a caller may have the value that came after some tag had been invalidated during the load: if the value was
-    /// stored, since L2 stores no value with an invalidated tag (rule 20), and none of its tags was invalidated since. A
-    /// caller with a token needs more (rule 22).
+    /// Whether a caller may have the value that came after some tag had been invalidated during the load: if the value
+    /// was stored, since L2 stores no value with an invalidated tag (rule 20: tags), and none of its tags was
+    /// invalidated since. A caller with a token needs more (rule 22: a token names a write).
     pub(crate) fn is_usable_if_early(&self) -> bool {
         // An unstored value has no version to be compared with the version of the invalidation.
         self.record.is_stored() && self.record.tags().allow(self.record.version.ver)

@@ -59,7 +59,7 @@ impl L1 {
     /// Stores a value if its operation may still do so. Returns whether it was stored.
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
-    /// becomes visible in the critical section in which changes raise floors (rule 3).
+    /// becomes visible in the critical section in which changes raise floors (rule 3: floors).
     pub(super) fn try_store(&self, op: &Op, fresh: &SharedRecord) -> bool {
         // Without a place it is as if it were evicted at once: nothing older may be stored after it, or joined.
         let has_place = self.entries.has_room() && fresh.is_for_l1();

@@ -1,7 +1,7 @@
-//! The tags of values in L1, and the last invalidation of each, as far as this instance knows (rule 20). A tag is
+//! The tags of values in L1, and the last invalidation of each, as far as this instance knows (rule 20: tags). A tag is
 //! registered before L2 is asked about it, so that no message is missed after that. A value whose tags are of another
-//! generation than its operation is not stored: no invalidation would reach its tags. Knows nothing of entries
-//! and epochs.
+//! generation than its operation is not stored: no invalidation would reach its tags. Knows nothing of entries and
+//! epochs.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -53,6 +53,7 @@ use crate::util::retry_delays::retry_delays;
     allow(unused_imports, unreachable_pub, reason = "reached with the feature")
 )]
 pub(crate) mod store_types {
+    // A module of its own, as the feature decides for all of these at once whether users see them.
     pub use bytes::Bytes;
 
     pub use super::lease::{Fill, Lease, LeaseReply, LeaseRequest};

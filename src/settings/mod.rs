@@ -175,6 +175,8 @@ macro_rules! options {
 
             /// Whether the option of this name may change while the cache runs.
             pub(crate) fn is_live(name: &str) -> bool {
+                // The words of the list are compared as texts: a third word would be `fixed` in silence, so the test
+                // `the_options_that_change_at_once_are_those_of_the_list` tries each option.
                 match name {
                     $(stringify!($name) => stringify!($changes) == "live",)*
                     _ => false,

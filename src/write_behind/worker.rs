@@ -432,7 +432,8 @@ impl Worker {
             outcome,
             origin: self.ctx.instance,
         };
-        // The fence is compared in the same step: a late worker settles nothing (rule 24).
+        // The fence is compared in the same step: a late worker settles nothing (rule 24: values that were written
+        // behind).
         let settled = self.stream()?.settle(self.fence, settled).await;
         if !settled.map_err(Failure::L2)? {
             return Err(Failure::Fence);

@@ -30,7 +30,7 @@ type QueuedLoad = (Arc<Loads>, AnyKey, LoadJob);
 struct OpenBatch {
     loads: Sender<QueuedLoad>,
     /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have
-    /// begun before an invalidation (rule 4).
+    /// begun before an invalidation (rule 4: detach).
     keys: HashSet<Key>,
 }
 

@@ -76,7 +76,8 @@ impl Loads {
         let (task_ctx, leased) = (Arc::clone(&self.ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
-            // Both before the commit: a change during it has to find the operation (rule 3) and the lease (rule 1).
+            // Both before the commit: a change during it has to find the operation (rule 3: floors) and the lease (rule
+            // 1: a fill needs a lease).
             let op = ctx.l1.in_flight.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
@@ -113,7 +114,7 @@ where
             Err(panic) => Err(CommitError::Panicked(panic_message(&*panic))),
         };
         let stored = committed.as_ref().ok().and_then(|(_, stored)| *stored);
-        // By other writes, which come after all that were called during the commit (rule 14).
+        // By other writes, which come after all that were called during the commit (rule 14: deferred writes).
         let changed = follow(stored).await;
         writes_if_stopped.into_iter().for_each(Write::withdraw);
         let (value, _) = committed?;

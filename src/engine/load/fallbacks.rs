@@ -69,7 +69,7 @@ impl Loads {
     /// # Errors
     ///
     /// If the last load failed a moment ago, and the key is not loaded again yet; but not for a caller with a token:
-    /// that load may have begun before the write that the token names (rule 22).
+    /// that load may have begun before the write that the token names (rule 22: a token names a write).
     pub(super) fn may_load(&self, key: &Key, has_token: bool) -> Result<(), LoadError> {
         let ctx = &*self.ctx;
         if !ctx.options.tuned().error_ttl.is_zero()
@@ -111,7 +111,7 @@ impl Loads {
                     },
                 );
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
-                // does not get the error of a load that began before (rule 4).
+                // does not get the error of a load that began before (rule 4: detach).
                 if !ctx.l1.in_flight.is_attached(op) {
                     ctx.backoff.forget(key);
                 }

@@ -1,4 +1,5 @@
-//! The fill: L2 stores the value of a load if the lease still stands, and then L1 does (rules 1, 6 and 20).
+//! The fill: L2 stores the value of a load if the lease still stands, and then L1 does (rules 1: a fill needs a lease,
+//! 6: a refresh is a load and 20: tags).
 
 use super::lease::give_back;
 use crate::engine::context::Context;
@@ -105,8 +106,8 @@ pub(crate) async fn fill(
     to_store: ValueToStore,
     replaces: ReplacedValue<'_>,
 ) -> FillOutcome {
-    // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
-    // invalidations are looked at, as one that comes later makes these states void.
+    // Registered before the fill is sent, so that no message of a tag is missed (rule 20: tags); and before the
+    // deferred invalidations are looked at, as one that comes later makes these states void.
     let names =
         (to_store.store_options.as_ref()).map_or(&[][..], |store_options| &store_options.tags);
     let tags = ctx.l1.register_tags(names);

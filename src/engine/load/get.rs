@@ -219,7 +219,8 @@ impl Loads {
         token: &Token,
         loader_source: LoaderSource,
     ) -> Result<AnyEntry, LoadError> {
-        // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
+        // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22: a token
+        // names a write).
         let op_number = self.ctx.l1.in_flight.next_op_number(&key);
         let write = self.reads.write_of(token);
         let found = (self.reads).look_up_at_least(slice::from_ref(&key), token);
@@ -445,13 +446,13 @@ mod tests {
             "fallback => take",
             "unknown => take",
             "error => take",
-            // A tag was invalidated since the load began (rule 20).
+            // A tag was invalidated since the load began (rule 20: tags).
             "early loaded => take",
             "early unstored => again",
             "early fallback => take",
             "early unknown => take",
             "early error => again",
-            // A token (rule 22).
+            // A token (rule 22: a token names a write).
             "older loaded => take",
             "older unstored => take",
             "older in-l1 => alone",

@@ -1,4 +1,5 @@
-//! The lease on a key: one load of a missing key in the fleet (rules 1 and 6).
+//! The lease on a key: one load of a missing key in the fleet (rules 1: a fill needs a lease and 6: a refresh is a
+//! load).
 
 use std::borrow::Borrow;
 use std::time::Duration;
@@ -100,7 +101,7 @@ pub(crate) async fn acquire(
         }
         return LeaseOutcome::Found(record, Source::L1);
     }
-    // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
+    // As an operation that begins now: a write may have been deferred since the look-up (rule 14: deferred writes).
     let Some(request) = request.filter(|_| !ctx.is_blocked(key)) else {
         return LeaseOutcome::NotAsked;
     };
@@ -123,8 +124,9 @@ pub(crate) async fn acquire(
         let (lease, kept) = match reply {
             Ok(LeaseReply::Hit(bytes)) => {
                 slice.turn().await;
-                // The value is checked without relying on the proof, as is the value that `fill` finds after a lost lease:
-                // callers with a token, or without a proof, may have joined this load (rules 5, 22).
+                // The value is checked without relying on the proof, as is the value that `fill` finds after a lost
+                // lease: callers with a token, or without a proof, may have joined this load (rules 5: no unproven
+                // joins, 22: a token names a write).
                 match tags::open(ctx, MayUseProof::No, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         if is_read {

@@ -22,8 +22,9 @@ impl Loads {
         let of_task = id.clone();
         let task = async move {
             let ctx = &loads.ctx;
-            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
-            // source is read, so that no load that began before is stored after this one (rule 1).
+            // In this order: the operation sees each change from here on (rule 3: floors), and the lease is taken
+            // before the source is read, so that no load that began before is stored after this one (rule 1: a fill
+            // needs a lease).
             let op = ctx.l1.in_flight.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;

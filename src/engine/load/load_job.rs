@@ -124,7 +124,8 @@ async fn all_ended(loads: &mut Option<FuturesUnordered<impl Future<Output = ()>>
 }
 
 impl Loads {
-    /// Runs loads in a task of their own: cancelling one call does not affect other callers (rule 12).
+    /// Runs loads in a task of their own: cancelling one call does not affect other callers (rule 12: a load runs in a
+    /// task of its own).
     pub(super) async fn spawn(self: &Arc<Self>, jobs: Vec<LoadJob>, loader: Loader) {
         let loads = Arc::clone(self);
         let task = async move { loads.run_all(jobs, loader).await };
@@ -248,7 +249,8 @@ impl Loads {
                     waiting.push(job);
                 }
                 // A refresh is dropped without a result: a caller that waits for it looks the key up again. If the key
-                // is blocked (rule 14), or the cache is off, that is no failure of the source, so no pause.
+                // is blocked (rule 14: deferred writes), or the cache is off, that is no failure of the source, so no
+                // pause.
                 LeaseOutcome::NotAsked if is_refresh => {}
                 // Another instance has had the lease and stored no value, or L2 stores no load for now.
                 LeaseOutcome::Refused if is_refresh => ctx.backoff.yielded(&job.op.key),

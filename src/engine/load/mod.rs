@@ -1,4 +1,5 @@
-//! All that may run a loader: single flight in this instance, and in the fleet by the lease (rules 1 and 12).
+//! All that may run a loader: single flight in this instance, and in the fleet by the lease (rules 1: a fill needs a
+//! lease and 12: a load runs in a task of its own).
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves. [`Loads`] is the
 //! entry.

@@ -1,7 +1,7 @@
 //! Refreshes of stale values.
 //!
-//! Stale-while-revalidate: values past their soft TTL are replaced in the background, once in the fleet (rule 6).
-//! Callers wait for that if [`stale_wait`](crate::Builder::stale_wait) says so.
+//! Stale-while-revalidate: values past their soft TTL are replaced in the background, once in the fleet (rule 6: a
+//! refresh is a load). Callers wait for that if [`stale_wait`](crate::Builder::stale_wait) says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,7 +197,7 @@ impl Loads {
     }
 
     /// Waits for a refresh, and then looks the key up again: the entry that was found before may have been invalidated
-    /// meanwhile (rule 18).
+    /// meanwhile (rule 18: a fallback is a look-up).
     pub(super) async fn await_refresh(
         self: &Arc<Self>,
         awaited: AwaitedRefresh,

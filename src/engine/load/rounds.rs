@@ -1,4 +1,5 @@
-//! When a load asks again for the keys whose leases other instances have (rules 1 and 6).
+//! When a load asks again for the keys whose leases other instances have (rules 1: a fill needs a lease and 6: a
+//! refresh is a load).
 //!
 //! [`Rounds`] knows the times of a load. It waits for nothing, and asks for no lease.
 
@@ -86,8 +87,9 @@ impl<P: Iterator<Item = Duration>> Rounds<P> {
         !self.is_refresh && self.next_at >= self.wait_until
     }
 
-    /// Whether keys are only read in the next round, and no lease is asked for: one refresh serves the fleet (rule 6).
-    /// Without a notice a refresh asks for the lease once more, as its holder may be gone; but not after `longest`.
+    /// Whether keys are only read in the next round, and no lease is asked for: one refresh serves the fleet (rule 6: a
+    /// refresh is a load). Without a notice a refresh asks for the lease once more, as its holder may be gone; but not
+    /// after `longest`.
     pub(super) fn only_reads(&self, is_noticed: bool, longest: Duration, now: Instant) -> bool {
         let took = now.saturating_duration_since(self.started_at);
         self.is_refresh && (is_noticed || took >= longest)

@@ -1,8 +1,8 @@
 //! Fills the cache before anybody asks for its values: a load of keys that have none, for no caller.
 //!
-//! As for any load, the leases come first, and the source is read after that (rule 23). A key that has a value, is held
-//! or is loaded elsewhere is left alone. Callers do not join this load: to them it is the load of another instance, so
-//! they get its value from L2, and load by themselves if it fails.
+//! As for any load, the leases come first, and the source is read after that (rule 23: the lease comes first). A key
+//! that has a value, is held or is loaded elsewhere is left alone. Callers do not join this load: to them it is the
+//! load of another instance, so they get its value from L2, and load by themselves if it fails.
 
 use std::iter::{self, Peekable};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Look-ups with a token: they answer with no value that is older than the write that it names, also before this
-//! instance has applied that write (rule 22).
+//! instance has applied that write (rule 22: a token names a write).
 //!
 //! An entry that was stored by that write or later is an answer. Otherwise L2 is asked, which has every write that it
 //! has accepted; and only then the loader. The token may be made up, so nothing here waits for it, and nothing in L1

@@ -196,8 +196,9 @@ impl Reads {
     /// Looks up the value that callers get in place of one that could not be loaded: a value that is valid, or whose
     /// TTL has not passed for longer than `stale_if_error`.
     ///
-    /// It is looked up when the load has failed, by the rules of any other look-up (rule 18): so it is no value that
-    /// was invalidated or cleared until then. If callers share it, `load` is the operation that they have joined.
+    /// It is looked up when the load has failed, by the rules of any other look-up (rule 18: a fallback is a look-up):
+    /// so it is no value that was invalidated or cleared until then. If callers share it, `load` is the operation that
+    /// they have joined.
     pub(crate) async fn fallback(
         &self,
         key: &Key,
@@ -209,11 +210,11 @@ impl Reads {
         if kept.is_zero() || self.is_shadow() {
             return None;
         }
-        // Of a deferred key both levels may be old (rule 14).
+        // Of a deferred key both levels may be old (rule 14: deferred writes).
         let op = ctx.begin(key)?;
         let in_l1 = |limit| {
             // The time anew with each look: a caller may have joined before the load was marked, after the proof had
-            // ended (rule 5).
+            // ended (rule 5: no unproven joins).
             let find = || {
                 let now = ctx.now();
                 Some((ctx.l1.get_fallback(key, now, kept, limit)?, now))
@@ -231,12 +232,12 @@ impl Reads {
             let valid_until = record.expires_at;
             return Some(instead(record, Source::L1, now, valid_until));
         }
-        // The server compares epochs: there may be no proof (rule 11).
+        // The server compares epochs: there may be no proof (rule 11: versions are compared).
         let ask = LeaseRequest::read_only(AcceptedValue::EvenExpired);
         match ctx.acquire_lease(key, ask).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
-                // Callers without a proof may have joined the load (rule 5).
+                // Callers without a proof may have joined the load (rule 5: no unproven joins).
                 let record = tags::open(ctx, MayUseProof::No, key, &bytes, now)
                     .await
                     .ok()?;
@@ -305,8 +306,8 @@ impl Reads {
     ) -> Vec<ReadOutcome> {
         let ctx = &*self.ctx;
         let begin = |key| {
-            // All operations begin before the request is sent (rule 3), and whether the key is blocked is looked at after
-            // that (rule 14).
+            // All operations begin before the request is sent (rule 3: floors), and whether the key is blocked is
+            // looked at after that (rule 14: deferred writes).
             let op = ctx.l1.in_flight.begin(key);
             let blocked = ctx.is_blocked(key).then_some(Err(NoValue::Unavailable));
             (op, blocked)
@@ -393,7 +394,7 @@ async fn ask_l2(
     may_use_proof: MayUseProof,
     now: Tick,
 ) -> (ReadOutcome, Tick) {
-    // A write of the key is deferred (rule 14).
+    // A write of the key is deferred (rule 14: deferred writes).
     if ctx.is_blocked(&op.key) {
         return (Err(NoValue::Unavailable), now);
     }
@@ -410,8 +411,8 @@ async fn ask_l2(
     (outcome, ctx.now())
 }
 
-/// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it
-/// is of that epoch (rule 11). `None` if there was a flush since.
+/// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it is of
+/// that epoch (rule 11: versions are compared). `None` if there was a flush since.
 fn plain_outcome(ctx: &Context, op: &Op, answer: ReadResult, now: Tick) -> Option<ReadOutcome> {
     let bytes = match answer {
         Ok(Some(bytes)) => bytes,
@@ -430,7 +431,7 @@ fn plain_outcome(ctx: &Context, op: &Op, answer: ReadResult, now: Tick) -> Optio
 }
 
 /// A read in which the server compares epochs: there is no proof, or there was a flush meanwhile, or the caller has a
-/// token (rule 11). Returns the stored bytes.
+/// token (rule 11: versions are compared). Returns the stored bytes.
 async fn compared(ctx: &Context, op: &Op) -> Result<Bytes, NoValue> {
     let ask = LeaseRequest::read_only(AcceptedValue::Any);
     match ctx.acquire_lease(&op.key, ask).await {

@@ -1,4 +1,4 @@
-//! Whether the tags of a value that L2 holds leave it valid (rule 20).
+//! Whether the tags of a value that L2 holds leave it valid (rule 20: tags).
 //!
 //! While this instance has a freshness proof, messages say it for each tag of which L2 was asked once. Otherwise L2 is
 //! asked: once for all values of a look-up.
@@ -23,12 +23,14 @@ use crate::vocabulary::Version;
 pub(crate) enum MayUseProof {
     /// It does, while there is a proof.
     Yes,
-    /// L2 is asked: the caller knows of a change that this instance may not have applied yet (rule 22).
+    /// L2 is asked: the caller knows of a change that this instance may not have applied yet (rule 22: a token names a
+    /// write).
     No,
 }
 
 impl MayUseProof {
-    /// For a read that other callers may join: by those alone that had a proof when they asked (rule 5).
+    /// For a read that other callers may join: by those alone that had a proof when they asked (rule 5: no unproven
+    /// joins).
     pub(super) fn of(caller: Caller) -> Self {
         if caller.is_proven {
             Self::Yes
@@ -140,7 +142,7 @@ fn is_valid(ctx: &Context, record: &Record, versions: &TagVersions) -> bool {
             // Its version is lost, and with it when the tag was invalidated.
             Some(_) => is_valid &= without(Rule::TagVersions),
         }
-        // While the invalidation of a tag is deferred, both levels may be old (rule 14).
+        // While the invalidation of a tag is deferred, both levels may be old (rule 14: deferred writes).
         is_valid &= !ctx.deferred.holds_tag(&tag.name);
     }
     is_valid && tags.allow(ver)

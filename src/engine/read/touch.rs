@@ -35,7 +35,8 @@ impl Reads {
             };
             return Ok(ctx.l1.replace_times(&key, now, |record| Some(new(record))));
         }
-        // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
+        // As for a read: the answer may make the value visible in L1 with its new times (rules 3: floors and 14:
+        // deferred writes).
         let Some(op) = ctx.begin(&key) else {
             return Ok(false);
         };
@@ -86,7 +87,8 @@ impl Reads {
             }
             if let Some(op) = ctx.begin(&key) {
                 // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none
-                // (rule 19). An error has been traced, and the next read after a while tries again.
+                // (rule 19: another lifetime is not another value). An error has been traced, and the next read after a
+                // while tries again.
                 let _ = send(&ctx, &op, NewLifetime::Extended(ttls), None).await;
             }
         };

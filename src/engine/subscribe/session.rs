@@ -1,9 +1,9 @@
 //! How far an instance is in the messages of its partition, and the decision what it does with the next one (rules 7, 9 to
 //! 11 and 21).
 //!
-//! A [`Session`] is told of each input, and answers with the next step. It waits for nothing, and knows neither L1 nor L2.
-//! Two other places empty L1, too: `subscription_run` for a message of an unknown kind, and for another incarnation of the
-//! store (rule 13); and `Freshness::connected`.
+//! A [`Session`] is told of each input, and answers with the next step. It waits for nothing, and knows neither L1 nor
+//! L2. Two other places empty L1, too: `subscription_run` for a message of an unknown kind, and for another incarnation
+//! of the store (rule 13: a new incarnation is a new epoch); and `Freshness::connected`.
 
 use std::mem::take;
 use std::time::Duration;
@@ -24,7 +24,8 @@ const MAX_REMEMBERED_CLEARS: usize = 16;
 pub(super) struct Progress {
     /// The number of the last message that was applied, with all before it. `None` before the first subscription.
     applied: Option<u64>,
-    /// The number that the partition itself has named last. Any publisher can make up the numbers of messages (rule 21).
+    /// The number that the partition itself has named last. Any publisher can make up the numbers of messages (rule 21:
+    /// numbers can be made up).
     confirmed: Option<u64>,
     /// The number of the last message that was reported: to listeners and counters, or to other programs.
     reported: u64,
@@ -91,8 +92,8 @@ impl Session {
         Self {
             me,
             epoch,
-            // Messages that came after the last number which the partition has named may be made up. Their numbers may be
-            // the numbers of messages that are lost now (rule 21).
+            // Messages that came after the last number which the partition has named may be made up. Their numbers may
+            // be the numbers of messages that are lost now (rule 21: numbers can be made up).
             progress: Progress {
                 applied: progress.confirmed,
                 ..progress
@@ -131,7 +132,7 @@ impl Session {
         (self.last_heartbeat, self.next_heartbeat) = (now, next);
         Applied {
             epoch: self.epoch,
-            // Callers of other instances rely on this number (rules 16 and 21).
+            // Callers of other instances rely on this number (rules 16: members and 21: numbers can be made up).
             seq: self.progress.confirmed.unwrap_or(0),
         }
     }
@@ -144,8 +145,9 @@ impl Session {
     }
 
     /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
-    /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
-    /// one, others were lost (rules 9 and 10), and the partition is asked.
+    /// number of an earlier one was replayed, or the earlier one was made up (rule 21: numbers can be made up). If its
+    /// number is above the next one, others were lost (rules 9: lost messages and 10: slow subscribers), and the
+    /// partition is asked.
     pub(super) fn receive(&mut self, message: &Message, now: Instant) -> MessageAction {
         if message.epoch != self.epoch {
             return self.receive_other_epoch(message, now);
@@ -177,9 +179,9 @@ impl Session {
         }
     }
 
-    /// Only the partition knows whether the epoch of a message has begun. L1 is suspended until the partition answers, and
-    /// emptied only if the answer names the epoch. If such a message suspended L1 a moment ago, this one does not: it may
-    /// be made up (rule 21).
+    /// Only the partition knows whether the epoch of a message has begun. L1 is suspended until the partition answers,
+    /// and emptied only if the answer names the epoch. If such a message suspended L1 a moment ago, this one does not:
+    /// it may be made up (rule 21: numbers can be made up).
     fn receive_other_epoch(&mut self, message: &Message, now: Instant) -> MessageAction {
         if message.kind == Kind::Clear {
             if self.cleared.is_full() {
@@ -208,7 +210,7 @@ impl Session {
         is_new
     }
 
-    /// The partition's clock was read after the instance has subscribed (rule 7).
+    /// The partition's clock was read after the instance has subscribed (rule 7: catch up before L1 is used).
     pub(super) fn on_subscribed(&mut self, partition: &PartitionClock) -> CatchUpStep {
         let from = self.progress.applied;
         if without(Rule::CatchUp) && from.is_some() {
@@ -217,8 +219,9 @@ impl Session {
         self.next_step(partition, from)
     }
 
-    /// A heartbeat was answered: each message that it counts has been applied, or was lost (rules 8 and 9). The last
-    /// message that had been applied when it was sent is `from`: later ones may have come before this answer.
+    /// A heartbeat was answered: each message that it counts has been applied, or was lost (rules 8: heartbeat and 9:
+    /// lost messages). The last message that had been applied when it was sent is `from`: later ones may have come
+    /// before this answer.
     pub(super) fn on_answer(
         &mut self,
         partition: &PartitionClock,

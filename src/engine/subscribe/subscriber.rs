@@ -110,7 +110,7 @@ impl Subscriber {
             never = self.watch_partition_count() => match never {},
         }
         // The request goes over another connection than `leave`: carried out after that, it would leave a member
-        // behind, for which other instances wait (rule 16).
+        // behind, for which other instances wait (rule 16: members).
         let mut may_be_joining = self.shared.may_be_joining.subscribe();
         tokio::select! {
             biased;
@@ -169,7 +169,7 @@ impl Subscriber {
             let mut subscription = SubscriptionRun::new(&self.shared, channels, progress);
             let Err(error) = subscription.run().await;
             self.shared.may_be_joining.send_replace(false);
-            // Before the pause: from here on messages are missed (rule 7).
+            // Before the pause: from here on messages are missed (rule 7: catch up before L1 is used).
             ctx.l1.freshness.suspend_proof();
             progress = subscription.session.progress;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.

@@ -148,8 +148,8 @@ impl<'a> SubscriptionRun<'a> {
         Ok(())
     }
 
-    /// To be called before the partition is asked for its clock. A proof counts from the question (rule 8): it must start
-    /// too early rather than too late, and the partition must have reached `last` by then.
+    /// To be called before the partition is asked for its clock. A proof counts from the question (rule 8: heartbeat):
+    /// it must start too early rather than too late, and the partition must have reached `last` by then.
     fn begin_question(&self) -> ClockQuestion {
         ClockQuestion {
             proof: self.freshness.begin_proof(),
@@ -258,7 +258,7 @@ impl<'a> SubscriptionRun<'a> {
         }
     }
 
-    /// Receives the answer to a heartbeat (rule 8).
+    /// Receives the answer to a heartbeat (rule 8: heartbeat).
     async fn receive_heartbeat(&mut self, partition: &PartitionClock) -> Result<(), L2Error> {
         let Some(PendingHeartbeat { question, is_due }) = self.pending_heartbeat.take() else {
             return Ok(());
@@ -363,8 +363,9 @@ impl<'a> SubscriptionRun<'a> {
             (self.ctx.events).emit(|| CacheEvent::Cleared { is_own: false });
         }
         (self.ctx.breaker).note_epoch(partition.incarnation, started.is_new_epoch);
-        // Before the proof that its caller takes (rule 9). An answer of the new epoch may come before this flush. So two
-        // other places keep entries of one epoch out of another: `Freshness::connected` ends the proof, and
+        // Before the proof that its caller takes (rule 9: lost messages). An answer of the new epoch may come before
+        // this flush. So two other places keep entries of one epoch out of another: `Freshness::connected` ends the
+        // proof, and
         // `InFlight::allows` stores no value of another epoch, nor of an operation that began before the last flush.
         self.ctx.l1.flush(partition.epoch);
     }

@@ -142,7 +142,8 @@ async fn step(
     // A write without L2 is never late.
     if group.step.is_insert() && !ctx.l1.freshness.is_unshared() {
         clock.clone()?;
-        // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
+        // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14:
+        // deferred writes).
         let (at, by) = ctx.deadline();
         for write in &mut group.writes {
             write.may_land_until(at.unwrap_or(0), by);

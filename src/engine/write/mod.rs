@@ -164,7 +164,8 @@ impl Writes {
                 key, value, body, ..
             } = encoded;
             let op = ctx.l1.in_flight.begin(&key);
-            // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
+            // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20:
+            // tags).
             let tags = ctx.l1.register_tags(&encoded.tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
             let is_off = ctx.switch.is_off_for(&key);
@@ -337,7 +338,7 @@ impl Writes {
     }
 
     /// Sends L2 what is deferred and due, by writes that are called now: so it comes after all writes of its keys that
-    /// were called before (rule 14). What does not get through is deferred again.
+    /// were called before (rule 14: deferred writes). What does not get through is deferred again.
     pub(crate) async fn deliver_deferred(&self) {
         let ctx = &self.ctx;
         let namespace = ctx.options.namespace.as_str();

@@ -1,9 +1,9 @@
 //! Which writes may be sent together, and which have to wait: a pure structure without tasks or time.
 //!
 //! Writes of one key reach L2 in the order in which they were called, so that an insert that was called first cannot
-//! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all writes
-//! that were called before it, and before all that are called later; so do invalidations of tags and prefixes, but for
-//! those that were called one after the other.
+//! undo an invalidation (rule 14: deferred writes). Batches that are under way have no key in common. A clear comes
+//! after all writes that were called before it, and before all that are called later; so do invalidations of tags and
+//! prefixes, but for those that were called one after the other.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -1,6 +1,7 @@
 //! A write on its way to L2: what it changes, and the caller that waits for its end.
 //!
-//! A write that is dropped before L2 has accepted it is deferred, as when the runtime of its task ends (rule 14).
+//! A write that is dropped before L2 has accepted it is deferred, as when the runtime of its task ends (rule 14:
+//! deferred writes).
 
 use std::error::Error;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(crate) type WriteResult = Result<Written, WriteError>;
 
 /// A value to be stored.
 pub(crate) struct Insert {
-    /// Under way since the call, so that L1 takes nothing older in between (rule 3).
+    /// Under way since the call, so that L1 takes nothing older in between (rule 3: floors).
     pub(crate) op: Op,
     /// Until L2 has it.
     pub(crate) value: Option<AnyValue>,

@@ -1,5 +1,6 @@
 //! An update replaces the value of a key by one that is made from it: it reads the value, changes it, and stores the
-//! new one if the version is still there (rule 25). The updates of a key take turns in their instance.
+//! new one if the version is still there (rule 25: an update is made from the stored value). The updates of a key take
+//! turns in their instance.
 
 use std::collections::HashMap;
 use std::iter::{Chain, Once, Take, once};

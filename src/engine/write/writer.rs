@@ -48,8 +48,8 @@ impl Writer {
         }
     }
 
-    /// Hands the writes of a call to the task, in the order of the calls (rule 14): at once if there is capacity. A
-    /// caller that is cancelled while it waits for that has its writes deferred.
+    /// Hands the writes of a call to the task, in the order of the calls (rule 14: deferred writes): at once if there
+    /// is capacity. A caller that is cancelled while it waits for that has its writes deferred.
     ///
     /// A call that weighs more than all of the capacity goes when nothing else is left. Returns the answers.
     pub(crate) async fn submit(

@@ -1,5 +1,6 @@
-//! Look-ups and joins while an instance that has missed messages catches up: it applies what it has missed, and then has
-//! a proof. Nothing that a caller finds before that may be judged by that proof (rules 5 and 8).
+//! Look-ups and joins while an instance that has missed messages catches up: it applies what it has missed, and then
+//! has a proof. Nothing that a caller finds before that may be judged by that proof (rules 5: no unproven joins and 8:
+//! heartbeat).
 
 use super::{NEXT_EPOCH, Stamp, World, in_every_order};
 use crate::ablation::{Rule, switch_off};

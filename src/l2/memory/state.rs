@@ -187,7 +187,7 @@ impl PartitionState {
     }
 
     /// Uses a lease up, if it stands. Whether a value with these tags may be stored: not if one of them was invalidated
-    /// since the lease was granted (rules 1 and 20).
+    /// since the lease was granted (rules 1: a fill needs a lease and 20: tags).
     pub(super) fn may_fill(&mut self, key: &str, lease: Lease, tags: &[Key]) -> bool {
         let Some(granted) = self.standing(key, lease) else {
             return false;

@@ -123,6 +123,7 @@ impl RedisL2 {
         if let Some(mistake) = mistake_in_name(prefix) {
             return Err(L2Error::bad_config(format!("the prefix of keys {mistake}")));
         }
+        // The connections stay: names of keys are no part of them. All that is known of partitions is of the prefix.
         let topology = Arc::clone(&self.0.topology);
         Ok(Self(Servers::new(topology, prefix.into())))
     }

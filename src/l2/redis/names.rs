@@ -44,6 +44,7 @@ pub(crate) struct KeySpace {
     pub(crate) prefix: Arc<str>,
 }
 
+// The two fields that are shared with other partitions are here as each request and each connection has the names.
 pub(crate) struct Names {
     pub(super) namespace: String,
     /// How many partitions the namespace has.

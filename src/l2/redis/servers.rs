@@ -20,6 +20,8 @@ pub(super) struct Servers {
     pub(super) heartbeat_schedule: Arc<HeartbeatSchedule>,
 }
 
+// With the prefix in the name, caches with other prefixes have connections of their own: they are mostly of other teams,
+// and seldom in one process.
 /// By URLs and prefixes of keys. Each partition holds its servers.
 static BY_URL: Mutex<Vec<(ServersName, Weak<Servers>)>> = Mutex::new(Vec::new());
 

@@ -151,6 +151,7 @@ pub(super) async fn connect(
     first_is_there: Option<impl Fn() -> bool>,
 ) -> Result<LiveConnection, L2Error> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
+    // Only a spare connection has another one to give way to.
     let purpose = match first_is_there {
         None => Purpose::Requests,
         Some(_) => Purpose::SpareReads,

@@ -11,6 +11,7 @@ pub(crate) async fn give_name(names: &Names, is_new: bool, mut connection: Multi
     if !is_new {
         return;
     }
+    // The name is for people who read `CLIENT LIST`; a failure harms no request, and is said once.
     let mut command = cmd("CLIENT");
     command.arg("SETNAME").arg(&names.client);
     let named: Result<(), _> = command.query_async(&mut connection).await;

@@ -85,6 +85,7 @@ impl ServerConnections {
 
     /// The connection that all partitions share for this purpose.
     pub(super) fn shared_for(&self, purpose: Purpose) -> &SharedConnection {
+        // Two, and not a list: a third connection would take what a small pool has left for other users of it.
         match purpose {
             Purpose::Requests => &self.requests,
             Purpose::SpareReads => &self.spare_reads,

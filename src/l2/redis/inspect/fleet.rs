@@ -90,7 +90,8 @@ impl Namespace {
     pub async fn scan(l2: &RedisL2, most: usize) -> Result<NamespaceScan, L2Error> {
         let [before, after] = FIRST_CLOCK;
         let before = &*format!("{}{before}", l2.0.key_prefix);
-        // Braces have no meaning in a pattern.
+        // Braces have no meaning in a pattern, but a prefix may have characters that do.
+        // Namespaces with another prefix are those of other fleets, and are not looked for.
         let pattern = format!("{}*{after}{CLOCK}", literal(before));
         let mut found = NamespaceScan {
             are_all: true,

@@ -84,7 +84,8 @@ pub struct PartitionState {
     /// Its clock. If that is missing or damaged, the epoch is 0, and the next instance begins a new one.
     pub clock: PartitionClock,
     /// Whether the server has started again, or taken over, since an instance used the partition last: then the next
-    /// instance begins a new epoch, unless it can prove that nothing was lost (rules 13 and 28).
+    /// instance begins a new epoch, unless it can prove that nothing was lost (rules 13: a new incarnation is a new
+    /// epoch and 28: a handover is proven by the old primary).
     pub has_restarted: bool,
 }
 

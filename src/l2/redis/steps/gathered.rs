@@ -22,6 +22,10 @@ use crate::util::on_drop::OnDrop;
 use crate::util::pacing::{Pacing, gather, share};
 use crate::util::per_runtime::KeptPerRuntime;
 
+// `read_batcher` gathers requests, too, and shares the pacing with this. It cannot share the queue: its batches are of
+// several partitions, which take turns, and of so many keys as their answers leave room for. Without these two, this is
+// short enough to stay apart.
+
 /// A batch takes at least this many requests, if so many wait.
 const FEWEST_IN_BATCH: usize = 4;
 /// The most requests of a batch. The server does nothing else while it executes one.

@@ -15,6 +15,7 @@ use crate::l2::{
 };
 use crate::wire::message;
 
+// `stream` needs `clock` for the time, when it makes a stream anew.
 lua! {
     APPEND: NO_FLAGS
         [checked clock send publish layout stamp values stored mark stream staged tag_list tags body_tags once version] append;
