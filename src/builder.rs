@@ -1301,6 +1301,7 @@ impl Given {
                 logged_second_format: LoggedOnce::default(),
             },
             l2: None,
+            has_local_values: false,
             channels: Vec::new(),
             publish_to: None,
         };

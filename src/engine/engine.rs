@@ -186,6 +186,8 @@ pub(crate) struct Parts {
     pub(crate) values: TypeRules,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
+    /// Whether values stay in the instance that has loaded them.
+    pub(crate) has_local_values: bool,
     pub(crate) channels: Vec<Channel>,
     pub(crate) publish_to: Option<PublishTarget>,
 }
