@@ -72,6 +72,10 @@ rules! {
     LeaseFirst,
     /// 26: a primary is believed for as long as it answers.
     Witnesses,
+    /// 30: a local value gets the highest version that is known when its load ends.
+    LocalVersions,
+    /// 30: the tags that were invalidated while a local value was loaded are forgotten.
+    LocalTags,
 }
 
 /// Whether a rule is turned off.

@@ -290,6 +290,11 @@ impl<K, V, L> Builder<K, V, L> {
         self
     }
 
+    pub(crate) fn with_local_values(mut self) -> Self {
+        self.given.parts.has_local_values = true;
+        self
+    }
+
     /// Uses this store as L2, such as [`MemoryL2`](crate::MemoryL2) or [`RedisL2`].
     ///
     /// Without `l2` and [`redis`](Self::redis) the cache has L1 only.

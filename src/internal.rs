@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::any_cache::AnyCache;
+use crate::builder::Builder;
 use crate::cache::InvalidationBatch;
 use crate::engine::Engine;
 use crate::error::{L2Error, WriteError};
@@ -22,6 +23,12 @@ pub use crate::vocabulary::{Invariant, downcast};
 #[must_use]
 pub fn stopped_invalidation() -> WriteError {
     WriteError::deferred(L2Error::closed())
+}
+
+/// Has the values of a cache stay in the instance that has loaded them, whatever their type is. For simulations, whose
+/// caches have one type.
+pub fn with_local_values<K, V>(builder: Builder<K, V>) -> Builder<K, V> {
+    builder.with_local_values()
 }
 
 /// The keys and tags of a batch, each with its namespace, and whether it is a tag.

@@ -10,6 +10,7 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::{Deferral, Deferred, Target};
+use super::local_values::{LocalValues, is_about_value};
 use super::metrics::Metrics;
 use super::partitions::Partitions;
 use super::switch::Switch;
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) switch: Arc<Switch>,
     pub(crate) l1: Arc<L1>,
     pub(crate) partition: Box<dyn Partition>,
+    /// Set if values stay in their instance, and L2 has none.
+    pub(crate) local_values: Option<LocalValues>,
     /// Requests that a caller waits for pass through it.
     pub(crate) breaker: Breaker,
     pub(crate) convert: Convert,
@@ -125,13 +128,18 @@ impl Context {
     }
 
     /// Asks for the value or the lease of a key: the read in which the server compares epochs.
-    pub(crate) fn acquire_lease<'a>(
-        &'a self,
-        key: &'a str,
+    pub(crate) async fn acquire_lease(
+        &self,
+        key: &str,
         ask: LeaseRequest,
-    ) -> impl Future<Output = Result<LeaseReply, L2Error>> {
+    ) -> Result<LeaseReply, L2Error> {
+        if let Some(local_values) = &self.local_values
+            && is_about_value(&ask)
+        {
+            return local_values.acquire_lease(self, ask).await;
+        }
         let reply = self.partition.acquire_lease(key, ask);
-        self.breaker.send("acquire_lease", reply)
+        self.breaker.send("acquire_lease", reply).await
     }
 
     /// Waits while L2 refuses the connection for requests. The subscription has a connection of its own.
@@ -176,6 +184,11 @@ impl Context {
         };
         let publishing = self.partition.write(&Step::INVALIDATE, batch);
         self.breaker.send("invalidate", publishing).await
+    }
+
+    /// Whether L2 has no values: without L2, or as values are local.
+    pub(crate) fn has_no_values_in_l2(&self) -> bool {
+        self.local_values.is_some() || self.l1.freshness.is_unshared()
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14: deferred writes), or the cache

@@ -88,6 +88,8 @@ pub(crate) struct Convert {
     unstorable_until: AtomicU64,
     /// Knows how far the partition's time is.
     l1: Arc<L1>,
+    /// Whether L2 has values, so that they are encoded.
+    encodes: bool,
 }
 
 impl Convert {
@@ -97,6 +99,7 @@ impl Convert {
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         l1: &Arc<L1>,
+        encodes: bool,
     ) -> Self {
         Self {
             rules: Arc::clone(rules),
@@ -107,6 +110,7 @@ impl Convert {
             counters: Arc::clone(counters),
             unstorable_until: AtomicU64::new(0),
             l1: Arc::clone(l1),
+            encodes,
         }
     }
 
@@ -336,7 +340,7 @@ impl Convert {
         }
     }
 
-    /// Encodes a value for L2. Without L2 nobody reads the bytes: the payload is empty.
+    /// Encodes a value for L2. If L2 has no values, nobody reads the bytes: the payload is empty.
     pub(crate) fn seal(
         &self,
         key: &str,
@@ -346,8 +350,7 @@ impl Convert {
     ) -> Result<EncodedValue, CodecError> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::new_body();
-        let has_l2 = !self.l1.freshness.is_unshared();
-        let encoded = if has_l2 {
+        let encoded = if self.encodes {
             let context = self.value_context(key, tags);
             let written = self.rules.codec.encode(value, &context, &mut body);
             written.map(|written| {
@@ -365,7 +368,7 @@ impl Convert {
         };
         // With the namespace and the key, so that a copy under another name counts as damaged.
         envelope::finish_body(&mut body, head, ttls, tags, self.namespace.key(key));
-        if has_l2 {
+        if self.encodes {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }
         Ok(EncodedValue { body, ttls })

@@ -19,6 +19,7 @@ use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
 use super::load::Mismatch;
 use super::load::{LoaderSource, Loads, Mismatches, PartitionLoads, Permits};
+use super::local_values::LocalValues;
 use super::metrics::Metrics;
 use super::other_programs::listen::{Channel, Channels};
 use super::other_programs::publish::{PublishTarget, Publisher};
@@ -82,6 +83,8 @@ pub(super) struct Instance {
     /// Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
     pub(super) l2: Box<dyn L2>,
     pub(super) has_l2: bool,
+    /// Whether there is an L2, and values stay in this instance all the same.
+    pub(super) has_local_values: bool,
     /// Of all partitions together.
     pub(super) l1_capacity: AtomicU64,
     pub(super) hot_keys: Arc<HotKeys>,
@@ -125,6 +128,7 @@ impl Instance {
             weigher,
             advice,
             &self.l1_events,
+            self.has_local_values,
         ));
         let freshness = Arc::clone(&l1.freshness);
         let (options, switch) = (Arc::clone(&self.options), Arc::new(Switch::like(switch)));
@@ -160,7 +164,15 @@ impl Instance {
                 events,
                 metrics,
             ),
-            convert: Convert::new(&self.values, self.type_tag, options, counters, &l1),
+            convert: Convert::new(
+                &self.values,
+                self.type_tag,
+                options,
+                counters,
+                &l1,
+                self.has_l2 && !self.has_local_values,
+            ),
+            local_values: self.has_local_values.then(LocalValues::default),
             deferred: Deferred::new(max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance: self.id,
@@ -221,6 +233,7 @@ impl Engine {
             values,
             l2,
             has_l2,
+            has_local_values: has_l2 && parts.has_local_values,
             l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
             mismatches: Arc::default(),

@@ -26,6 +26,7 @@ mod deferred;
 )]
 mod engine;
 mod load;
+mod local_values;
 mod members;
 #[cfg_attr(not(feature = "metrics"), path = "no_metrics.rs")]
 mod metrics;

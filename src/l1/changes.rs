@@ -100,7 +100,7 @@ impl L1 {
                 Some(GenerationVersion { ver, generation }) => {
                     self.tags.raise_floor(tag, ver, generation);
                 }
-                None => self.tags.void(tag),
+                None => self.void_tag(tag),
             }
         }
         // After the floors: a hit that sees the new count compares them.
@@ -122,8 +122,15 @@ impl L1 {
 
     /// Drops all entries with a tag whose invalidation has no version yet (rule 14: deferred writes).
     pub(crate) fn apply_unversioned_tag(&self, tag: &str) {
-        self.tags.void(tag);
+        self.void_tag(tag);
         self.freshness.tags_changed();
+    }
+
+    fn void_tag(&self, tag: &str) {
+        // The generation first: versions of a later one are left alone.
+        let generation = self.freshness.generation();
+        let highest_known = self.freshness.highest_known();
+        self.tags.void(tag, highest_known, generation);
     }
 
     /// Drops the entry of a key, ahead of its invalidation. Until that is applied, the value of L2 may be stored again.

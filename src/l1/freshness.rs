@@ -304,6 +304,23 @@ impl Freshness {
         self.is_unshared() || is_known && write.ver <= self.applied_ver.load(Ordering::Acquire)
     }
 
+    /// The version of a local value that is loaded from now on (rule 30: local values): the partition had issued it before
+    /// the load began, and all changes up to it have been applied. `None` without a proof.
+    pub(crate) fn version_before_load(&self) -> Option<Version> {
+        // The epoch first: after a flush in between, the load is of a former generation, and is not stored.
+        let epoch = self.epoch();
+        self.is_live().then(|| Version {
+            epoch,
+            ver: self.applied_ver.load(Ordering::Acquire),
+        })
+    }
+
+    /// The highest version that the partition is known to have issued, by messages, answers or a proof.
+    pub(crate) fn highest_known(&self) -> u64 {
+        let applied = self.applied_ver.load(Ordering::Acquire);
+        self.issued().0.max(applied)
+    }
+
     /// The partition has issued a version, in this epoch. A flush that comes in between leaves a version of the former
     /// epoch: then more versions pass than the partition has issued, as if the highest were not known.
     pub(super) fn raise_issued(&self, ver: u64) {

@@ -18,6 +18,7 @@ use super::sync::{Guard, Mutex, SHARDS, lock};
 use crate::ablation::{Rule, without};
 use crate::key::Key;
 use crate::util::shared_result::{ResultSender, SharedResult, shared_result};
+use crate::vocabulary::Version;
 
 /// How a caller takes part in a read.
 pub(crate) enum JoinRead {
@@ -72,6 +73,7 @@ pub(crate) struct InFlight {
     shards: Box<[Mutex<Shard>]>,
     hasher: Hasher,
     freshness: Arc<Freshness>,
+    are_values_local: bool,
 }
 
 /// A read of L2 comes here four times and hashes its key once. With a `HashMap`, which hashes the key each time, a read
@@ -94,7 +96,7 @@ impl Shard {
 }
 
 impl InFlight {
-    pub(super) fn new(freshness: &Arc<Freshness>) -> Self {
+    pub(super) fn new(freshness: &Arc<Freshness>, are_values_local: bool) -> Self {
         let shard = |_| {
             Mutex::new(Shard {
                 next_op: OpNumber::FIRST,
@@ -106,6 +108,7 @@ impl InFlight {
             shards: (0..SHARDS).map(shard).collect(),
             hasher: hasher(),
             freshness: Arc::clone(freshness),
+            are_values_local,
         }
     }
 
@@ -369,6 +372,9 @@ impl InFlight {
         // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
         // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
         let older = state.raise_floor_for_stored(op.number, fresh.version.ver);
+        if self.are_values_local {
+            state.bar_older(op.number);
+        }
         fresh.reveal(op.generation);
         drop(shard);
         drop(older);
@@ -376,12 +382,20 @@ impl InFlight {
     }
 
     fn allows(&self, state: &KeyState, op: &Op, fresh: &Record) -> bool {
-        let is_of_epoch = fresh.version.epoch == op.epoch || without(Rule::Epochs);
-        let (ver, issued) = (fresh.version.ver, self.freshness.issued());
-        state.may_store(op.number, op.kind, ver, issued)
-            && is_of_epoch
-            && self.is_current(op)
-            && fresh.has_tags_of(op.generation)
+        self.allows_version(state, op, fresh.version) && fresh.has_tags_of(op.generation)
+    }
+
+    fn allows_version(&self, state: &KeyState, op: &Op, version: Version) -> bool {
+        let is_of_epoch = version.epoch == op.epoch || without(Rule::Epochs);
+        let (ver, issued) = (version.ver, self.freshness.issued());
+        state.may_store(op.number, op.kind, ver, issued) && is_of_epoch && self.is_current(op)
+    }
+
+    /// As [`may_store`](Self::may_store), for a value of this version that has no record yet.
+    pub(super) fn may_store_version(&self, op: &Op, version: Version) -> bool {
+        let shard = self.lock(op.hash);
+        let state = shard.get(op.hash, &op.key);
+        state.is_some_and(|state| self.allows_version(state, op, version))
     }
 
     /// Whether nothing was flushed since an operation began.

@@ -149,6 +149,12 @@ impl KeyState {
         self.read.take_if(|read| read.op != op)
     }
 
+    /// A local value is stored: no operation that began before stores another one, whose version may be the same (rule 30:
+    /// local values).
+    pub(super) fn bar_older(&mut self, op: OpNumber) {
+        self.barred_below = self.barred_below.max(op);
+    }
+
     /// A value of this version is handed out, and was not stored: nothing older may follow it (rule 3: floors). If the
     /// partition has not issued the version, a floor of it would keep every later value out: then operations under way
     /// store nothing.

@@ -112,6 +112,7 @@ impl L1 {
         weigher: Option<Weigher>,
         advisor: Option<Arc<SizeAdvisor>>,
         events: &Arc<Events>,
+        are_values_local: bool,
     ) -> Self {
         // Without a subscription there is no proof, and no bound for what a caller may join.
         let max_staleness = options.max_staleness * u32::from(options.is_listed);
@@ -133,8 +134,8 @@ impl L1 {
                 on_removed,
             ),
             fallback_time: options.stale_if_error,
-            in_flight: Arc::new(InFlight::new(&freshness)),
-            tags: TagTable::new(),
+            in_flight: Arc::new(InFlight::new(&freshness, are_values_local)),
+            tags: TagTable::new(are_values_local),
             freshness,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::in_flight::Op;
 use super::key_state::GenerationVersion;
-use super::{L1, Record, SharedRecord};
+use super::{L1, Record, SharedRecord, Tags};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::vocabulary::Version;
@@ -35,6 +35,12 @@ impl L1 {
         } else {
             self.apply_unversioned(key);
         }
+    }
+
+    /// Whether a local value may be stored (rule 30: local values): neither its key nor one of its tags was changed since
+    /// its load began. The tags are registered by now, so a later change of them makes the value invisible.
+    pub(crate) fn may_store_local(&self, op: &Op, version: Version, tags: &Tags) -> bool {
+        self.in_flight.may_store_version(op, version) && tags.allow(version.ver)
     }
 
     /// Stores a loaded value with which this instance has filled L2, as [`put_read`](Self::put_read) does.

@@ -15,6 +15,8 @@ use crate::key::Key;
 
 /// Size of the table from which on states that no entry has any more are looked for.
 const MIN_SWEEP_LEN: usize = 64;
+/// How many invalidated tags are remembered for values whose load is under way.
+const MAX_INVALIDATED: usize = 4096;
 
 /// The state of one tag, as far as this instance knows.
 pub(crate) struct TagState {
@@ -97,14 +99,43 @@ struct States {
     generation: Generation,
     by_name: HashMap<Key, Arc<TagState>, Hasher>,
     sweep_at: usize,
+    /// Only where values are local.
+    invalidated: Option<InvalidatedTags>,
+}
+
+/// The tags that were invalidated in this generation, with their versions. A load names the tags of a local value when it
+/// ends, and L2 is not asked for them: what was invalidated since the load began is found here (rule 30: local values).
+#[derive(Default)]
+struct InvalidatedTags {
+    versions: HashMap<Key, u64>,
+    /// The highest version that was forgotten: any tag may have been invalidated up to it.
+    forgotten: u64,
+}
+
+impl InvalidatedTags {
+    fn note(&mut self, name: &str, ver: u64) {
+        if self.versions.len() >= MAX_INVALIDATED && !self.versions.contains_key(name) {
+            let highest = self.versions.drain().map(|(_, ver)| ver).max();
+            self.forgotten = self.forgotten.max(highest.unwrap_or(0));
+        }
+        let known = self.versions.entry(name.into()).or_default();
+        *known = ver.max(*known);
+    }
+
+    /// Values up to this version may be older than an invalidation of the tag.
+    fn floor_of(&self, name: &str) -> u64 {
+        let known = self.versions.get(name).copied().unwrap_or(0);
+        known.max(self.forgotten)
+    }
 }
 
 impl TagTable {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(are_values_local: bool) -> Self {
         Self(Mutex::new(States {
             generation: Generation::NONE,
             by_name: HashMap::with_hasher(hasher()),
             sweep_at: MIN_SWEEP_LEN,
+            invalidated: are_values_local.then(InvalidatedTags::default),
         }))
     }
 
@@ -114,19 +145,28 @@ impl TagTable {
             return Tags::default();
         }
         let mut states = lock(&self.0);
-        // Versions of the new epoch may be lower, so no floor of a former generation may stay.
-        if states.generation < generation {
-            states.generation = generation;
-            states.by_name.clear();
-        }
+        states.begin(generation);
         let is_former = generation < states.generation;
         let tags = names.iter().map(|name| {
             if is_former {
                 // An operation of that generation stores nothing.
                 return Arc::new(TagState::new(name, generation));
             }
-            let state = states.by_name.entry(name.clone());
-            Arc::clone(state.or_insert_with(|| Arc::new(TagState::new(name, generation))))
+            let States {
+                by_name,
+                invalidated,
+                ..
+            } = &mut *states;
+            let state = by_name.entry(name.clone()).or_insert_with(|| {
+                let state = TagState::new(name, generation);
+                if let Some(invalidated) = invalidated
+                    && !without(Rule::LocalTags)
+                {
+                    state.raise_floor(invalidated.floor_of(name));
+                }
+                Arc::new(state)
+            });
+            Arc::clone(state)
         });
         let tags = Tags(Some(tags.collect()));
         if states.by_name.len() >= states.sweep_at {
@@ -139,7 +179,8 @@ impl TagTable {
 
     /// Applies an invalidation of a tag. One of a former generation is of no use.
     pub(super) fn raise_floor(&self, name: &str, ver: u64, generation: Generation) {
-        let states = lock(&self.0);
+        let mut states = lock(&self.0);
+        states.note_invalidated(name, ver, generation);
         if states.generation == generation
             && let Some(state) = states.by_name.get(name)
         {
@@ -148,13 +189,42 @@ impl TagTable {
         }
     }
 
-    /// Applies one whose version is not known: nothing that has the tag now is valid any more.
-    pub(super) fn void(&self, name: &str) {
+    /// Applies one whose version is not known: nothing that has the tag now is valid any more, and no local value with a
+    /// version up to `highest_known`, as its load may have begun before.
+    pub(super) fn void(&self, name: &str, highest_known: u64, generation: Generation) {
         // Entries that come later get a state of their own: the entries of today are gone for good.
         // Under the lock: another change of the tag that does not find it relies on the floor.
         let mut states = lock(&self.0);
+        states.note_invalidated(name, highest_known, generation);
         if let Some(state) = states.by_name.remove(name) {
             state.floor.store(u64::MAX, Ordering::Release);
+        }
+    }
+}
+
+impl States {
+    /// A generation is used. Versions of a new epoch may be lower, so no floor of a former generation may stay.
+    fn begin(&mut self, generation: Generation) {
+        if self.generation < generation {
+            self.generation = generation;
+            self.by_name.clear();
+            if let Some(invalidated) = &mut self.invalidated {
+                *invalidated = InvalidatedTags::default();
+            }
+        }
+    }
+
+    /// Remembers an invalidation for local values whose load is under way.
+    fn note_invalidated(&mut self, name: &str, ver: u64, generation: Generation) {
+        if self.invalidated.is_none() {
+            return;
+        }
+        // It may come before any value with a tag is stored in its generation.
+        self.begin(generation);
+        if self.generation == generation
+            && let Some(invalidated) = &mut self.invalidated
+        {
+            invalidated.note(name, ver);
         }
     }
 }
@@ -169,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_generation_knows_nothing_of_those_before() {
-        let (table, names) = (TagTable::new(), ["t".into()]);
+        let (table, names) = (TagTable::new(false), ["t".into()]);
         let former = table.register(&names, FORMER);
         table.raise_floor("t", 10, FORMER);
         for tag in former.iter() {
@@ -190,9 +260,9 @@ mod tests {
 
     #[test]
     fn what_is_void_is_not_valid_again() {
-        let (table, names) = (TagTable::new(), ["t".into()]);
+        let (table, names) = (TagTable::new(false), ["t".into()]);
         let before = table.register(&names, NOW);
-        table.void("t");
+        table.void("t", 5, NOW);
         table.raise_floor("t", 10, NOW);
         let after = table.register(&names, NOW);
         assert!(!before.allow(u64::MAX - 1) && after.allow(1));
@@ -200,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_no_entry_has_any_more_makes_room() {
-        let table = TagTable::new();
+        let table = TagTable::new(false);
         let kept = table.register(&["kept".into()], NOW);
         for n in 0..10 * MIN_SWEEP_LEN {
             table.register(&[n.to_string().as_str().into()], NOW);

@@ -23,6 +23,7 @@ mod fleet;
 mod key_prefix;
 mod lifecycle;
 mod load;
+mod local_in_fleet;
 mod modes;
 mod options;
 mod other_languages;

@@ -76,6 +76,10 @@ impl Loads {
         let (task_ctx, leased) = (Arc::clone(&self.ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
+            if ctx.local_values.is_some() {
+                // Other instances load the value after the invalidation that follows, and so does this one.
+                return Ok((commit.await?, None));
+            }
             // Both before the commit: a change during it has to find the operation (rule 3: floors) and the lease (rule
             // 1: a fill needs a lease).
             let op = ctx.l1.in_flight.begin(key);

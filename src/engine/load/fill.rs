@@ -116,6 +116,9 @@ pub(crate) async fn fill(
     let publishes = matches!(replaces, ReplacedValue::Any);
     let mut may_be_stored = to_store.store_options.is_some();
     let sent = match (lease, &to_store.store_options) {
+        (Some(lease), Some(_)) if !is_blocked && let Some(local_values) = &ctx.local_values => {
+            Ok(Some(local_values.fill(ctx, op, lease, &tags)))
+        }
         (Some(lease), Some(store_options)) if !is_blocked => {
             let sent = store_options.send(ctx, &op.key, &to_store.value, lease, publishes);
             let sent = sent.await;

@@ -45,6 +45,7 @@ impl Loads {
         keys: Vec<RestKey>,
         loader: &LoaderForIndexes<'_>,
     ) -> Result<IndexedEntries, LoadError> {
+        self.await_proof_of_local().await;
         let (mut due, mut absent) = (Vec::new(), Vec::new());
         for key in keys {
             match key.due {

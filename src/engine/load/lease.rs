@@ -183,6 +183,9 @@ pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
     if ctx.is_blocked(key) {
         return None;
     }
+    if let Some(local_values) = &ctx.local_values {
+        return local_values.take_over(ctx, key).await;
+    }
     match ask(ctx, key, request(ctx, AcceptedValue::NewLoad)).await {
         Ok(LeaseReply::Granted(lease)) => Some(lease),
         _ => None,
@@ -238,7 +241,10 @@ pub(crate) async fn give_back(ctx: &Context, leased: Leased<'_>) {
 }
 
 async fn renew(ctx: &Context, (key, lease): Leased<'_>, ttl: Duration) {
-    if let Some(lease) = lease {
+    // L2 knows of no lease of a local value.
+    if let Some(lease) = lease
+        && ctx.local_values.is_none()
+    {
         let renewing = ctx.partition.renew_lease(key, lease.token, ttl);
         let _ = ctx.breaker.send("renew_lease", renewing).await;
     }

@@ -22,6 +22,7 @@ impl Loads {
         let of_task = id.clone();
         let task = async move {
             let ctx = &loads.ctx;
+            loads.await_proof_of_local().await;
             // In this order: the operation sees each change from here on (rule 3: floors), and the lease is taken
             // before the source is read, so that no load that began before is stored after this one (rule 1: a fill
             // needs a lease).

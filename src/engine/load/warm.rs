@@ -112,7 +112,10 @@ impl Loads {
             .map(|key| Waiting::begin(&self.ctx, key, || id.clone()));
         let waiting: Vec<_> = waiting.collect::<Result<_, _>>()?;
         let loads = Arc::clone(self);
-        let task = async move { loads.warm_batch(keys, &loader, &id).await };
+        let task = async move {
+            loads.await_proof_of_local().await;
+            loads.warm_batch(keys, &loader, &id).await
+        };
         let warmed = tokio::spawn(task.instrument(Span::current())).await;
         drop(waiting);
         // The loader's panic is caught, so a task without a result has ended with its runtime.
@@ -166,9 +169,8 @@ impl Loads {
             .into_iter()
             .chain(in_time)
             .map(|(number, key)| async move {
-                // A store that no other instance uses has no lease that another load would wait for.
-                let is_loading =
-                    ctx.l1.freshness.is_unshared() && ctx.l1.in_flight.is_loading(&key);
+                // Where L2 has no values, it has no lease that another load would wait for.
+                let is_loading = ctx.has_no_values_in_l2() && ctx.l1.in_flight.is_loading(&key);
                 let op = ctx.l1.in_flight.begin(&key);
                 if is_loading {
                     return (number, op, LeaseOutcome::Wait(Duration::ZERO));

@@ -313,6 +313,9 @@ impl Reads {
             (op, blocked)
         };
         let mut reads: Vec<(_, Option<ReadOutcome>)> = keys.iter().map(begin).collect();
+        if ctx.local_values.is_some() {
+            unanswered(&mut reads).for_each(|(_, outcome)| *outcome = Some(Err(NoValue::MISS)));
+        }
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
         let is_proven = may_use_proof == MayUseProof::Yes && ctx.l1.freshness.is_live();
         if is_proven {
@@ -397,6 +400,9 @@ async fn ask_l2(
     // A write of the key is deferred (rule 14: deferred writes).
     if ctx.is_blocked(&op.key) {
         return (Err(NoValue::Unavailable), now);
+    }
+    if ctx.local_values.is_some() {
+        return (Err(NoValue::MISS), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if may_use_proof == MayUseProof::Yes && ctx.l1.freshness.is_live_at(now) {

@@ -173,6 +173,11 @@ async fn step(
         payload: &payload.unwrap_or_default(),
         deadline,
     };
+    if let Some(local_values) = &ctx.local_values {
+        let (step, batch) = local_values.step(&group.step, batch);
+        let writing = ctx.partition.write(&step, batch);
+        return ctx.breaker.send(step.name(), writing).await;
+    }
     let writing = ctx.partition.write(&group.step, batch);
     ctx.breaker.send(group.step.name(), writing).await
 }

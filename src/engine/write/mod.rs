@@ -282,7 +282,11 @@ impl Writes {
             }
         }
         let removed = async {
-            let removed = self.passes.remove(ctx, old.clone()).await?;
+            let removed = if ctx.local_values.is_some() {
+                Vec::new()
+            } else {
+                self.passes.remove(ctx, old.clone()).await?
+            };
             // The messages, that no value from before with the prefix is in L2 any more.
             let publishing = stream::iter(old.clone())
                 .map(|(prefix, _)| async move { ctx.publish(Kind::Prefix, &[&prefix]).await });
@@ -301,7 +305,7 @@ impl Writes {
                     (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true, None));
                     ctx.backoff.forget_prefix(prefix);
                 }
-                Ok(if ctx.l1.freshness.is_unshared() {
+                Ok(if ctx.has_no_values_in_l2() {
                     from_l1
                 } else {
                     from_l2

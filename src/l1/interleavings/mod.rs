@@ -100,6 +100,7 @@ impl World {
                 None,
                 None,
                 &Arc::default(),
+                false,
             )),
             clock,
             now,

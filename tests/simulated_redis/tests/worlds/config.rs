@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) written_behind: f64,
     /// Whether each of these is an update, and what is done beside them commits nothing.
     pub(crate) are_updates: bool,
+    /// Whether values stay in the instance that has loaded them.
+    pub(crate) local_values: bool,
     /// The share of look-ups that are given the token of a write.
     pub(crate) tokens: f64,
     /// For how long entries live without a read.
@@ -187,6 +189,7 @@ impl Config {
             written_through: if seed % 5 == 1 { 0.2 } else { 0.0 },
             warming: if seed % 3 == 2 { 0.1 } else { 0.0 },
             written_behind: 0.0,
+            local_values: false,
             are_updates: false,
             tokens: if seed.is_multiple_of(2) { 0.05 } else { 0.0 },
             sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
@@ -277,6 +280,17 @@ impl Config {
             )
         });
         self
+    }
+
+    /// A drawn world without holds, whose values stay in the instance that has loaded them.
+    pub(crate) fn with_local_values(seed: u64) -> Self {
+        let without_lag = seed / 7 * 8 + seed % 7;
+        Self {
+            local_values: true,
+            competitions: 0.0,
+            types: 1,
+            ..Self::draw(without_lag)
+        }
     }
 
     /// The most partitions that the namespace gets. All other numbers divide this one.

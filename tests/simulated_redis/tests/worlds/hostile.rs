@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 29;
+pub(crate) const RULES: u8 = 30;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -383,6 +383,24 @@ impl Config {
                 soft_ttl_ms: Some(200),
                 ..base
             },
+            // Loads of local values during which messages are held up or lost, and tags are invalidated.
+            30 => Self {
+                local_values: true,
+                keys: 6,
+                writers: 4,
+                write_rest_ms: 60,
+                inserts: 0.1,
+                tags: 0.5,
+                refreshes: 0.02,
+                load_ms: 20..=300,
+                l2_ttl_ms: 500,
+                faults: vec![
+                    (Fault::MessagesHeldUp, 2),
+                    (Fault::MessagesLost, 3),
+                    (Fault::SlowNetwork, 1),
+                ],
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -509,6 +527,7 @@ impl Config {
             warming: 0.0,
             written_behind: 0.0,
             are_updates: false,
+            local_values: false,
             tokens: 0.0,
             sliding_ms: None,
             cancelled: 0.0,

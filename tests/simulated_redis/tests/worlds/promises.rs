@@ -84,6 +84,14 @@ fn where_all_instances_are_switched_no_promise_breaks() {
     });
 }
 
+/// Each instance loads for itself, and L2 has no values (rule 30).
+#[test]
+fn where_values_are_local_no_promise_breaks() {
+    no_promise_breaks("with local values", "where_values_are_local", 2, |seed| {
+        Config::with_local_values(seed)
+    });
+}
+
 /// Each key has its partition, whose clock, messages and proof are those of no other key.
 #[test]
 fn where_keys_lie_in_partitions_no_promise_breaks() {

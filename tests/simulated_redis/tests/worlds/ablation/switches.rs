@@ -32,6 +32,7 @@ pub(super) fn expected(rule: Rule) -> Option<(u8, Invariant)> {
         Rule::TokenLoads => (22, I9Tokens),
         Rule::LeaseFirst => (23, I2NoResurrection),
         Rule::Witnesses => (26, I1Bound),
+        Rule::LocalVersions | Rule::LocalTags => (30, I1Bound),
     };
     Some(expected)
 }
