@@ -136,7 +136,7 @@ impl Context {
         if let Some(local_values) = &self.local_values
             && is_about_value(&ask)
         {
-            return local_values.acquire_lease(self, ask).await;
+            return local_values.acquire_lease(self, key, ask).await;
         }
         let reply = self.partition.acquire_lease(key, ask);
         self.breaker.send("acquire_lease", reply).await

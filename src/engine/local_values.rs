@@ -49,6 +49,7 @@ impl LocalValues {
     pub(crate) async fn acquire_lease(
         &self,
         ctx: &Context,
+        key: &str,
         ask: LeaseRequest,
     ) -> Result<LeaseReply, L2Error> {
         let freshness = &ctx.l1.freshness;
@@ -59,6 +60,13 @@ impl LocalValues {
             return Ok(LeaseReply::Miss);
         }
         let mut version = freshness.version_before_load();
+        // The entry that this replaces may have the version of a write, which was issued later than the proof.
+        let replaced = ctx.l1.version(key, ctx.now());
+        if let Some(version) = &mut version
+            && replaced.epoch == version.epoch
+        {
+            version.ver = version.ver.max(replaced.ver);
+        }
         if version.is_some_and(|version| version.ver == 0) {
             // The partition has issued no version yet, and no value has the version 0.
             version = ctx.publish(Kind::Invalidate, &[]).await?.version();

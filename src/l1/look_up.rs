@@ -113,7 +113,7 @@ impl L1 {
             .keys(most, |record| self.is_visible(record, now))
     }
 
-    /// The version of the entry of a key, where no other instance shares the partition.
+    /// The version of the entry of a key, where L2 has no values.
     pub(crate) fn version(&self, key: &str, now: Tick) -> Version {
         (self.get_without_proof(key, now)).map_or(Version::ABSENT, |record| record.version)
     }

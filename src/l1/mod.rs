@@ -101,6 +101,7 @@ pub(crate) struct L1 {
     /// The operations under way on each key, and the reads and loads to join.
     pub(crate) in_flight: Arc<InFlight>,
     tags: TagTable,
+    are_values_local: bool,
     /// Until when L1 may be served, and the proof of it.
     pub(crate) freshness: Arc<Freshness>,
 }
@@ -136,6 +137,7 @@ impl L1 {
             fallback_time: options.stale_if_error,
             in_flight: Arc::new(InFlight::new(&freshness, are_values_local)),
             tags: TagTable::new(are_values_local),
+            are_values_local,
             freshness,
         }
     }

@@ -78,8 +78,12 @@ impl L1 {
         // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
-            // An older entry may have taken its place before the floor was raised.
-            let is_older = |record: &Record| record.version.ver < fresh.version.ver;
+            // An older entry may have taken its place before the floor was raised; or it has no place. An older local value
+            // may have the same version (rule 30: local values).
+            let is_other = |record: &Record| !ptr::eq(record, Arc::as_ptr(fresh));
+            let is_older = |record: &Record| {
+                record.version.ver < fresh.version.ver || self.are_values_local && is_other(record)
+            };
             self.entries.remove_if(&op.key, is_older);
         } else if has_place {
             (self.entries).remove_if(&op.key, |current| ptr::eq(current, Arc::as_ptr(fresh)));

@@ -383,22 +383,19 @@ impl Config {
                 soft_ttl_ms: Some(200),
                 ..base
             },
-            // Loads of local values during which messages are held up or lost, and tags are invalidated.
+            // Loads of local values during which messages are lost, and tags are invalidated. Clears have instances forget
+            // the states of tags.
             30 => Self {
                 local_values: true,
-                keys: 6,
-                writers: 4,
-                write_rest_ms: 60,
+                max_staleness_ms: 100,
+                keys: 8,
                 inserts: 0.1,
-                tags: 0.5,
+                tags: 0.6,
                 refreshes: 0.02,
+                write_rest_ms: 300,
                 load_ms: 20..=300,
-                l2_ttl_ms: 500,
-                faults: vec![
-                    (Fault::MessagesHeldUp, 2),
-                    (Fault::MessagesLost, 3),
-                    (Fault::SlowNetwork, 1),
-                ],
+                fault_every_ms: 300,
+                faults: vec![(Fault::MessagesLost, 2), (Fault::Cleared, 3)],
                 ..base
             },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
