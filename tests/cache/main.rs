@@ -23,6 +23,7 @@ mod fleet;
 mod key_prefix;
 mod lifecycle;
 mod load;
+mod local_values;
 mod modes;
 mod options;
 mod other_languages;
