@@ -35,7 +35,9 @@ use crate::vocabulary::{
 };
 #[cfg(feature = "json")]
 use crate::wire::change_event;
-use crate::wire::codec::{CodecStack, DefaultCodec, TypedCodec, ValueCodec, former_type};
+use crate::wire::codec::{
+    BoxedCodec, CacheValue, CodecStack, DefaultCodec, SharedValue, former_type,
+};
 use crate::wire::envelope;
 
 /// Options for a [`Cache`]; made by [`Cache::builder`].
@@ -128,7 +130,8 @@ impl<V> Verify<V> {
     /// Sets how the cached value is compared with the value of the source. Default: they are equal if the codec of the
     /// cache encodes both to equal bytes.
     ///
-    /// For values that have several encodings, such as a `HashMap`, or parts that differ in each load.
+    /// For values that have several encodings, such as a `HashMap`, or parts that differ in each load; and for
+    /// [`Local`](crate::Local) values, which have no bytes. [`Mode::Shadow`] compares by it, too.
     pub fn by(mut self, same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self
     where
         V: Send + Sync + 'static,
@@ -160,7 +163,7 @@ pub struct WithLoader<K, V> {
 /// Is given the cache that was built, and may refuse it.
 type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), BuildError> + Send>;
 
-impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache<K, V> {
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Starts to build a cache whose keys in Redis begin with `{namespace.0}`. By convention a namespace is
     /// `service:entity`, such as `catalog:product`.
     ///
@@ -182,15 +185,32 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
     /// let cache: larder::Cache<Vec<u8>, u32> = larder::Cache::builder("docs:bytes").build().unwrap();
     /// ```
     ///
+    /// So is a `V` without serde's `Serialize` and `Deserialize`. Derive them, or wrap the value in
+    /// [`Local`](crate::Local) if it shall stay in the process:
+    ///
+    /// ```compile_fail,E0277
+    /// struct Template;
+    /// let cache: larder::Cache<String, Template> = larder::Cache::builder("docs:template").build().unwrap();
+    /// ```
+    ///
+    /// ```
+    /// use larder::{Cache, Local};
+    ///
+    /// struct Template;
+    /// let cache: Cache<String, Local<Template>> = Cache::builder("docs:template").build()?;
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    ///
     /// The codec is [`Auto`](crate::codec::Auto) unless [`codec`](Builder::codec) sets another one: bincode, and
     /// `MessagePack` for a value that bincode cannot hold. Without the feature `messagepack`, which is on by default, it is
-    /// [`Bincode`](crate::codec::Bincode). Without the feature `bincode` a call of this function does not compile: use
-    /// [`builder_with_codec`](Self::builder_with_codec).
+    /// [`Bincode`](crate::codec::Bincode). Without the feature `bincode` a call of this function compiles for
+    /// [`Local`](crate::Local) values alone: use [`builder_with_codec`](Self::builder_with_codec).
     pub fn builder(namespace: impl Into<String>) -> Builder<K, V>
     where
-        V: DefaultCodec,
+        // Of the call, and not of all calls here: the compiler says what the type lacks, and not that there is no call.
+        V: CacheValue + DefaultCodec,
     {
-        Self::builder_with_codec(namespace, V::Codec::default())
+        Self::start(namespace.into(), V::default_codec())
     }
 
     /// Starts to build a cache as [`builder`](Self::builder) does, with this codec.
@@ -205,26 +225,30 @@ impl<K: CacheKey, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache
     ///     Cache::builder_with_codec("catalog:product", Postcard).build()?;
     /// # Ok(()) }
     /// ```
-    pub fn builder_with_codec(
-        namespace: impl Into<String>,
-        codec: impl CodecStack,
-    ) -> Builder<K, V> {
-        Self::start(namespace.into(), codec)
+    pub fn builder_with_codec(namespace: impl Into<String>, codec: impl CodecStack) -> Builder<K, V>
+    where
+        V: SharedValue,
+    {
+        Self::start(namespace.into(), V::value_codec(codec))
     }
 }
 
-impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Cache<K, V> {
+impl<K, V: Send + Sync + 'static> Cache<K, V> {
     /// Takes any type of keys: the functions that users call say which are keys.
-    pub(crate) fn start(namespace: String, codec: impl CodecStack) -> Builder<K, V> {
+    pub(crate) fn start(namespace: String, codec: BoxedCodec) -> Builder<K, V>
+    where
+        V: CacheValue,
+    {
         Builder {
-            given: Given::new(namespace, Box::new(TypedCodec::<_, V>::new(codec))),
+            given: Given::new(namespace, codec, V::IS_LOCAL),
             loader: (),
             types: Invariant::default(),
         }
     }
 }
 
-impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static> Builder<K, V> {
+// No more of `V` is asked for here: only calls that check it start a builder.
+impl<K, V: Send + Sync + 'static> Builder<K, V> {
     fn with_loader(self, loader: CacheLoader) -> LoadingBuilder<K, V> {
         Builder {
             given: self.given,
@@ -338,7 +362,8 @@ impl<K, V, L> Builder<K, V, L> {
     /// A part that many values share by `Arc` counts for each of them. For types of the first four kinds 20 to 180 times
     /// the estimate was measured, so an L1 of 256 MiB could take gigabytes. Have the loader give such room back, as by
     /// `shrink_to_fit`, `Bytes::copy_from_slice` or a boxed variant; or set an [`l1_weigher`](Self::l1_weigher), which
-    /// returns the bytes of the whole entry then.
+    /// returns the bytes of the whole entry then. [`Local`](crate::Local) values tell serde nothing:
+    /// [`build`](Self::build) refuses bytes without a weigher for them.
     ///
     /// The estimate takes as long as encoding the value, whenever an entry is stored in L1. A hit costs nothing more.
     /// The bound is not sharp, as with `l1_capacity`, and does not count what callers hold.
@@ -753,7 +778,13 @@ impl<K, V, L> Builder<K, V, L> {
     ///
     /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than
     /// 64 times its encoded size and 64 MiB on top, not counting the reserve of collections.
-    pub fn max_value_size(mut self, bytes: usize) -> Self {
+    ///
+    /// [`Local`](crate::Local) values are of any size: this call does not compile for them, and the option in
+    /// [`Settings`] has no effect on them.
+    pub fn max_value_size(mut self, bytes: usize) -> Self
+    where
+        V: SharedValue,
+    {
         self.given.rest.set.max_value_size = Some(bytes);
         self
     }
@@ -789,7 +820,10 @@ impl<K, V, L> Builder<K, V, L> {
 }
 
 /// # Values: tags, codec, layout
-impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V, L> {
+///
+/// [`Local`](crate::Local) values have no codec and no layout: of these calls [`tags_of`](Self::tags_of) alone compiles
+/// for them.
+impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// The tags of each value, by its key and by itself, whoever stores it: an insert, an update, a load, a refresh, a
     /// warm-up or write-behind. So no call forgets a tag, and [`invalidate_tag`](Cache::invalidate_tag) finds every
     /// value. Default: only the tags of [`Loaded::tags`](crate::Loaded::tags), which are added to the tags of this
@@ -846,8 +880,11 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// instance after the other, without a flush, once all instances are built with both codecs. A fleet moves to
     /// encryption in steps of its own, see `codec::Encrypted`.
     #[doc(alias = "serializer")]
-    pub fn codec(mut self, codec: impl CodecStack) -> Self {
-        self.given.parts.values.codec = Box::new(TypedCodec::<_, V>::new(codec));
+    pub fn codec(mut self, codec: impl CodecStack) -> Self
+    where
+        V: SharedValue,
+    {
+        self.given.parts.values.codec = V::value_codec(codec).0;
         self
     }
 
@@ -874,7 +911,10 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn schema_version(mut self, version: u32) -> Self {
+    pub fn schema_version(mut self, version: u32) -> Self
+    where
+        V: SharedValue,
+    {
         self.given.rest.schema_version = version;
         self
     }
@@ -927,7 +967,10 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     pub fn also_reads<Old: Serialize + DeserializeOwned + Send + 'static>(
         mut self,
         convert: impl Fn(Old) -> V + Send + Sync + 'static,
-    ) -> Self {
+    ) -> Self
+    where
+        V: SharedValue,
+    {
         let former = former_type(convert);
         self.given.parts.values.also_reads.push(former);
         self
@@ -938,7 +981,10 @@ impl<K, V: Serialize + DeserializeOwned + Send + Sync + 'static, L> Builder<K, V
     ///
     /// Set it if a namespace has values of one shape and of different meanings. For a type that changes, use
     /// [`schema_version`](Self::schema_version).
-    pub fn type_tag(mut self, tag: impl Into<String>) -> Self {
+    pub fn type_tag(mut self, tag: impl Into<String>) -> Self
+    where
+        V: SharedValue,
+    {
         self.given.rest.type_tag = tag.into();
         self
     }
@@ -1122,6 +1168,9 @@ impl<K, V, L> Builder<K, V, L> {
     /// [`max_concurrent_loads`](Self::max_concurrent_loads): a load that a caller waits for may have to wait for a
     /// check. Each hit takes some nanoseconds more. With 0.0 it costs nothing.
     ///
+    /// [`Local`](crate::Local) values have no bytes to compare: [`build`](Self::build) refuses a share above 0.0 for
+    /// them, also one of [`Settings`], unless there is a [`Verify::by`].
+    ///
     /// ```
     /// # fn demo() -> Result<(), larder::BuildError> {
     /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").verify(0.001).build()?;
@@ -1194,19 +1243,28 @@ impl<K, V, L> Builder<K, V, L> {
 }
 
 /// # Leases
+///
+/// Each instance loads [`Local`](crate::Local) values for itself, without a lease: these calls do not compile for them,
+/// and the options in [`Settings`] have no effect on them.
 impl<K, V, L> Builder<K, V, L> {
     /// How long a load keeps its lease without renewing it. Default: 2 s.
     ///
     /// A running load renews its lease. If its instance dies, another instance takes over after this time. A loader of
     /// [`warm`](Cache::warm) may take no longer than this.
-    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self
+    where
+        V: SharedValue,
+    {
         self.given.rest.set.lease_ttl = Some(ttl);
         self
     }
 
     /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
     /// Default: 5 s.
-    pub fn lease_wait(mut self, wait: Duration) -> Self {
+    pub fn lease_wait(mut self, wait: Duration) -> Self
+    where
+        V: SharedValue,
+    {
         self.given.rest.set.lease_wait = Some(wait);
         self
     }
@@ -1293,10 +1351,10 @@ impl<K, V, L> Builder<K, V, L> {
 }
 
 impl Given {
-    fn new(namespace: String, codec: Box<dyn ValueCodec>) -> Box<Self> {
+    fn new(namespace: String, codec: BoxedCodec, has_local_values: bool) -> Box<Self> {
         let parts = Parts {
             values: TypeRules {
-                codec,
+                codec: codec.0,
                 also_reads: Vec::new(),
                 weigher: None,
                 same: None,
@@ -1306,7 +1364,7 @@ impl Given {
                 logged_second_format: LoggedOnce::default(),
             },
             l2: None,
-            has_local_values: false,
+            has_local_values,
             channels: Vec::new(),
             publish_to: None,
         };
@@ -1367,6 +1425,7 @@ impl Given {
             let mistake = "batch_loads needs read_through_many: no other loader takes many keys";
             mistakes.push(mistake.to_owned());
         }
+        mistakes.extend(mistakes_in_local_values(&parts, &options));
         let values = &parts.values;
         if !values.also_reads.is_empty() && !values.codec.is_of_this_crate() {
             let mistake =
@@ -1407,6 +1466,26 @@ impl Given {
 /// An engine, and the limits of `batch_loads`.
 type Built = (Arc<Engine>, Option<(Duration, usize)>);
 
+/// Options that need the bytes of values, for values that have none.
+fn mistakes_in_local_values(parts: &Parts, options: &Options) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    if !parts.has_local_values {
+        return mistakes;
+    }
+    let values = &parts.values;
+    // L1 would take each value for too large, and keep none.
+    if matches!(options.l1_capacity, L1Capacity::Bytes(_)) && values.weigher.is_none() {
+        let mistake = "l1_capacity in bytes needs l1_weigher for Local values, whose size nothing tells: set it, or a number of entries";
+        mistakes.push(mistake.to_owned());
+    }
+    // Each check would cost a load, and compare nothing.
+    if options.tuned().verify > 0.0 && values.same.is_none() {
+        let mistake = "verify needs Verify::by for Local values, which have no bytes to compare: set it, or a share of 0.0";
+        mistakes.push(mistake.to_owned());
+    }
+    mistakes
+}
+
 /// Channels of other programs that cannot work, and why.
 fn mistakes_in_channels(parts: &Parts, has_channels: bool) -> Vec<String> {
     let listened = parts.channels.iter().map(|one| ("listen_to", &one.name));
@@ -1442,7 +1521,7 @@ fn mistakes_in_channels(parts: &Parts, has_channels: bool) -> Vec<String> {
 impl<K, V> Builder<K, V>
 where
     K: CacheKey + Send + 'static,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
 {
     /// Gives the cache its loader: [`build`](LoadingBuilder::build) then returns a [`LoadingCache`], whose look-ups
     /// take no loader.
@@ -1582,7 +1661,7 @@ where
 impl<K, V> LoadingBuilder<K, V>
 where
     K: CacheKey + Send + 'static,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
 {
     /// Checks the options and builds the cache, as [`build`](Builder::build) does for a cache without a loader.
     ///

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tracing::warn;
 
 pub use crate::any_cache::AnyCache;
@@ -24,7 +22,7 @@ use crate::settings::{AppliedSettings, ServiceSettings, Settings};
 use crate::util::later::Later;
 use crate::util::lock::lock;
 use crate::util::partial_debug::partial_debug;
-use crate::wire::codec::{CodecStack, DefaultCodec};
+use crate::wire::codec::{BoxedCodec, CacheValue, CodecStack, DefaultCodec, SharedValue};
 
 /// The caches of a service: they share an L2 and the settings of the operator, and are handled together.
 ///
@@ -111,7 +109,7 @@ impl Caches {
     /// Starts to build a cache of the process, by its whole namespace. The caller has checked the type of the keys.
     pub(crate) fn global_cache<K, V>(namespace: &str) -> Result<Builder<K, V>, BuildError>
     where
-        V: DefaultCodec + Serialize + DeserializeOwned + Send + Sync + 'static,
+        V: CacheValue + DefaultCodec,
     {
         let refused = |mistake| BuildError::new(namespace, vec![mistake], None);
         let Some(caches) = GLOBAL.get() else {
@@ -125,7 +123,7 @@ impl Caches {
                 "the caches of the process are of the service {service:?}: write namespace = \"{service}:…\""
             )));
         };
-        Ok(caches.start(name, V::Codec::default()))
+        Ok(caches.start(name, V::default_codec()))
     }
 }
 
@@ -189,28 +187,25 @@ impl Caches {
     /// that the code sets.
     ///
     /// [`build`](Builder::build) adds it to these caches, and refuses a second one of the same name. Without the
-    /// feature `bincode` use [`cache_with_codec`](Self::cache_with_codec).
+    /// feature `bincode` use [`cache_with_codec`](Self::cache_with_codec), but for [`Local`](crate::Local) values.
     pub fn cache<K, V>(&self, name: &str) -> Builder<K, V>
     where
         K: CacheKey,
-        V: DefaultCodec + Serialize + DeserializeOwned + Send + Sync + 'static,
+        V: CacheValue + DefaultCodec,
     {
-        self.cache_with_codec(name, V::Codec::default())
+        self.start(name, V::default_codec())
     }
 
     /// Starts to build a cache as [`cache`](Self::cache) does, with this codec, see [`Cache::builder_with_codec`].
     pub fn cache_with_codec<K, V>(&self, name: &str, codec: impl CodecStack) -> Builder<K, V>
     where
         K: CacheKey,
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+        V: SharedValue,
     {
-        self.start(name, codec)
+        self.start(name, V::value_codec(codec))
     }
 
-    fn start<K, V>(&self, name: &str, codec: impl CodecStack) -> Builder<K, V>
-    where
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
+    fn start<K, V: CacheValue>(&self, name: &str, codec: BoxedCodec) -> Builder<K, V> {
         let shared = Arc::clone(&self.0);
         let mut builder = Cache::start(self.namespace(name), codec);
         if let Some(l2) = &shared.l2 {

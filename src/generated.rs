@@ -9,8 +9,6 @@ use std::sync::{Condvar, LazyLock, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use crate::builder::Builder;
@@ -28,7 +26,7 @@ use crate::settings;
 use crate::token::Token;
 use crate::util::lock::lock;
 use crate::util::throttle::Throttle;
-use crate::wire::codec::DefaultCodec;
+use crate::wire::codec::{CacheValue, DefaultCodec};
 
 /// The duration that a text names, as in the settings.
 #[must_use]
@@ -314,7 +312,7 @@ impl<K, V: Send + Sync + 'static> OnceCache<K, V> {
         options: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
     ) -> Result<&Cache<K, V>, BuildError>
     where
-        V: DefaultCodec + Serialize + DeserializeOwned,
+        V: CacheValue + DefaultCodec,
     {
         // One atomic load, for each call but the first.
         if let Some(cache) = self.built.get() {

@@ -51,6 +51,7 @@ mod l1;
 pub mod l2;
 pub mod loaded;
 mod loading;
+mod local;
 mod lookup_by;
 mod options;
 mod prefixes;
@@ -73,6 +74,7 @@ pub use crate::key::CacheKey;
 #[doc(inline)]
 pub use crate::l2::{MemoryL2, RedisL2};
 pub use crate::loading::{LoadingCache, with_state};
+pub use crate::local::Local;
 pub use crate::vocabulary::{L1Capacity, Mode, RefreshAhead};
 #[cfg(feature = "macros")]
 #[doc(inline)]

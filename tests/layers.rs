@@ -31,7 +31,14 @@ const LAYERS: [&[&str]; 20] = [
     &["stats", "token"],
     &["wire"],
     &["util"],
-    &["ablation", "clock", "key", "prefixes", "vocabulary"],
+    &[
+        "ablation",
+        "clock",
+        "key",
+        "local",
+        "prefixes",
+        "vocabulary",
+    ],
     &["lookup_by"],
 ];
 

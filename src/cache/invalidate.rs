@@ -8,6 +8,7 @@ use crate::error::{CommitError, WriteError};
 use crate::key::{CacheKey, key_text, key_texts};
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
+use crate::wire::codec::SharedValue;
 
 /// # Invalidation
 ///
@@ -52,7 +53,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     where
         K: LookupBy<Q, M>,
     {
-        self.invalidate_and_hold(key, Duration::ZERO).await
+        let key = key_text(key)?;
+        self.writes().invalidate(key, Duration::ZERO).await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
@@ -221,6 +223,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// that lasts longer. An [`insert`](Self::insert) during the hold stores its value, and does not end the hold.
     /// Redis forgets holds when it restarts without persistence.
     ///
+    /// L2 keeps the hold, and is not asked before a [`Local`](crate::Local) value is stored. So the call does not compile
+    /// for these:
+    ///
+    /// ```compile_fail,E0277
+    /// use larder::{Cache, Local};
+    ///
+    /// async fn hold(templates: &Cache<String, Local<String>>) {
+    ///     let _ = templates.invalidate_and_hold("page", std::time::Duration::from_secs(2)).await;
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`invalidate`](Self::invalidate). A deferred hold begins when L2 accepts it. If more than
@@ -249,6 +262,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
+        V: SharedValue,
     {
         let key = key_text(key)?;
         self.writes().invalidate(key, hold).await

@@ -11,6 +11,7 @@ use crate::loaded::Loaded;
 use crate::lookup_by::LookupBy;
 use crate::token::Token;
 use crate::vocabulary::Version;
+use crate::wire::codec::SharedValue;
 
 /// # Storing values
 ///
@@ -140,6 +141,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// While the cache is [switched off](Self::set_enabled) the call returns `None` and changes nothing, so a caller
     /// that repeats the call until the value is stored goes on until the cache is switched on.
     ///
+    /// L2 decides which caller was the first, and knows nothing of a [`Local`](crate::Local) value. So the call does not
+    /// compile for these:
+    ///
+    /// ```compile_fail,E0277
+    /// use larder::{Cache, Local, Version};
+    ///
+    /// async fn store(templates: &Cache<String, Local<String>>) {
+    ///     let _ = templates.insert_if("page", Local(String::new()), Version::ABSENT).await;
+    /// }
+    /// ```
+    ///
     /// Cost: one round trip, two if the stored value has tags. No other key shares these round trips.
     ///
     /// # Errors
@@ -178,6 +190,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ) -> Result<Option<Token>, WriteError>
     where
         K: LookupBy<Q, M>,
+        V: SharedValue,
     {
         let (key, value) = (key_text(key)?, value.into().without_type());
         self.writes().insert_if(key, value, version).await
@@ -199,6 +212,17 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Calls for one key in one instance come one after the other. The value may still be lost as any value in a cache:
     /// by its TTL, an eviction, or an invalidation. A value that must not be lost belongs in a database, which
     /// `larder::write_behind` can write.
+    ///
+    /// The instances have no common [`Local`](crate::Local) value that could be changed. So the call does not compile for
+    /// these:
+    ///
+    /// ```compile_fail,E0277
+    /// use larder::{Cache, Local};
+    ///
+    /// async fn count(hits: &Cache<String, Local<u32>>) {
+    ///     let _ = hits.update("page", |hits| Local(hits.map_or(1, |hits| **hits + 1))).await;
+    /// }
+    /// ```
     ///
     /// Cost: two round trips, and two more after a pause for each time that another writer was faster.
     ///
@@ -240,6 +264,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
+        V: SharedValue,
     {
         let key = key_text(key)?;
         let mut update = self.writes().begin_update(key).await;

@@ -102,7 +102,7 @@ use crate::util::partial_debug::partial_debug;
 use crate::util::retry_delays::retry_delays;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::{AnyValue, Version};
-use crate::wire::codec::{Codec, Postcard};
+use crate::wire::codec::{Codec, Postcard, SharedValue};
 
 /// How long an update waits until it looks again whether the source has the writes that wait.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -161,7 +161,21 @@ where
 {
     /// Starts to build write-behind for a cache. The L2 of the cache has to be Redis or, in tests, a
     /// [`MemoryL2`](crate::MemoryL2), whose writes are lost with the process.
-    pub fn builder(cache: Cache<K, V>) -> WriteBehindBuilder<K, V> {
+    ///
+    /// The writes wait as bytes, so a cache of [`Local`](crate::Local) values does not compile here:
+    ///
+    /// ```compile_fail,E0277
+    /// use larder::{Cache, Local};
+    /// use larder::write_behind::WriteBehind;
+    ///
+    /// fn behind(views: Cache<String, Local<u64>>) {
+    ///     let _ = WriteBehind::builder(views);
+    /// }
+    /// ```
+    pub fn builder(cache: Cache<K, V>) -> WriteBehindBuilder<K, V>
+    where
+        V: SharedValue,
+    {
         WriteBehindBuilder {
             cache,
             store: None,

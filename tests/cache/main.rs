@@ -24,6 +24,7 @@ mod key_prefix;
 mod lifecycle;
 mod load;
 mod local_in_fleet;
+mod local_values;
 mod modes;
 mod options;
 mod other_languages;

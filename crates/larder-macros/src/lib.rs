@@ -149,7 +149,8 @@ pub fn derive_cache_key(input: TokenStream) -> TokenStream {
 ///
 /// The values of the cache have the type in the column *stored*, which is `Clone`: each call clones the value out of
 /// the cache. For large values return `Arc<T>`, with serde's feature `rc`, or call the companion `get`, which shares
-/// the value.
+/// the value. For values that stay in the process, such as compiled templates, return a `larder::Local`, as in
+/// `Result<Local<Arc<Template>>, E>`: its type needs nothing of serde.
 ///
 /// A `Result` under another name, such as `type Answer = Result<u64, Error>`, is not seen as one: write it out. A name
 /// that ends in `Result` with the type of the value, such as `anyhow::Result<u64>`, is seen.

@@ -54,6 +54,8 @@ pub(super) enum Category {
     TooMuchMemory,
     #[error("no codec with id {0} is compiled in")]
     UnknownCodec(u8),
+    #[error("a value that stays in the process has no bytes")]
+    LocalValue,
     #[cfg(feature = "encryption")]
     #[error("it is encrypted, and this instance has no keys")]
     NoKeys,

@@ -14,6 +14,7 @@ mod bincode;
     feature = "postcard"
 ))]
 mod bounded;
+mod cache_value;
 #[cfg(feature = "compression")]
 mod compressed;
 #[cfg(feature = "encryption")]
@@ -25,6 +26,7 @@ mod error;
 mod ids;
 #[cfg(feature = "json")]
 mod json;
+mod local;
 #[cfg(feature = "compression")]
 mod lz4;
 mod memory;
@@ -49,6 +51,7 @@ use serde::de::DeserializeOwned;
 pub use self::auto::Auto;
 #[cfg(feature = "bincode")]
 pub use self::bincode::Bincode;
+pub use self::cache_value::{CacheValue, DefaultCodec, SharedValue};
 #[cfg(feature = "compression")]
 pub use self::compressed::Compressed;
 #[cfg(feature = "encryption")]
@@ -69,7 +72,7 @@ pub(crate) use self::stack::ValueContext;
 pub use self::stack::{BaseCodec, CodecStack, Unencrypted};
 #[cfg(feature = "write-behind")]
 pub(crate) use self::value::catch_panic;
-pub(crate) use self::value::{FormerType, TypedCodec, ValueCodec, former_type};
+pub(crate) use self::value::{BoxedCodec, FormerType, ValueCodec, former_type};
 
 /// The name of the format with this id, for people.
 #[cfg(feature = "inspect")]
@@ -255,26 +258,4 @@ pub trait Codec: Send + Sync + 'static {
         })?;
         shape_serializer::compare(value, &read, Self::ID != ids::MESSAGEPACK)
     }
-}
-
-/// A type of values for which a cache needs no codec to be named: every type with the feature `bincode`, which is on by
-/// default, and none without this feature. The codec is `Auto` with the feature `messagepack`, and otherwise `Bincode`.
-#[diagnostic::on_unimplemented(
-    message = "there is no default codec for `{Self}`, as the feature `bincode` of larder is off",
-    label = "give the codec of these values",
-    note = "use `Cache::builder_with_codec` or `Caches::cache_with_codec`, or turn the feature `bincode` on"
-)]
-pub trait DefaultCodec {
-    #[doc(hidden)]
-    type Codec: CodecStack + Default;
-}
-
-#[cfg(all(feature = "bincode", feature = "messagepack"))]
-impl<V> DefaultCodec for V {
-    type Codec = Auto;
-}
-
-#[cfg(all(feature = "bincode", not(feature = "messagepack")))]
-impl<V> DefaultCodec for V {
-    type Codec = Bincode;
 }

@@ -62,6 +62,11 @@ pub(crate) trait ValueCodec: Send + Sync {
     fn have_same_bytes(&self, one: &AnyValue, other: &AnyValue) -> Result<bool>;
 }
 
+/// The [`ValueCodec`] that a builder starts with.
+// The hidden function of a public trait returns it, and so may not return a type of this crate alone.
+#[derive(Debug)]
+pub struct BoxedCodec(pub(crate) Box<dyn ValueCodec>);
+
 /// A value that was decoded.
 #[derive(Debug)]
 pub(crate) struct Decoded {
