@@ -71,7 +71,7 @@ use std::ops::Deref;
 /// for the [time limit](crate::Builder::l2_timeout) of a request at most.
 ///
 /// A load sends L2 nothing. An insert, an `expire` and a `refresh` cost one round trip, as an invalidation does. The
-/// [version](crate::EntryMeta::version) of an entry is that of a write before its load: several values may have it.
+/// [version](crate::Meta::version) of an entry is that of a write before its load: several values may have it.
 ///
 /// # Options
 ///

@@ -10,7 +10,7 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::{Deferral, Deferred, Target};
-use super::local_values::{LocalValues, is_about_value};
+use super::local_values;
 use super::metrics::Metrics;
 use super::partitions::Partitions;
 use super::switch::Switch;
@@ -33,8 +33,6 @@ pub(crate) struct Context {
     pub(crate) switch: Arc<Switch>,
     pub(crate) l1: Arc<L1>,
     pub(crate) partition: Box<dyn Partition>,
-    /// Set if values stay in their instance, and L2 has none.
-    pub(crate) local_values: Option<LocalValues>,
     /// Requests that a caller waits for pass through it.
     pub(crate) breaker: Breaker,
     pub(crate) convert: Convert,
@@ -133,10 +131,8 @@ impl Context {
         key: &str,
         ask: LeaseRequest,
     ) -> Result<LeaseReply, L2Error> {
-        if let Some(local_values) = &self.local_values
-            && is_about_value(&ask)
-        {
-            return local_values.acquire_lease(self, key, ask).await;
+        if self.l1.are_values_local && local_values::is_about_value(&ask) {
+            return local_values::acquire_lease(self, key, ask).await;
         }
         let reply = self.partition.acquire_lease(key, ask);
         self.breaker.send("acquire_lease", reply).await
@@ -188,7 +184,7 @@ impl Context {
 
     /// Whether L2 has no values: without L2, or as values are local.
     pub(crate) fn has_no_values_in_l2(&self) -> bool {
-        self.local_values.is_some() || self.l1.freshness.is_unshared()
+        self.l1.are_values_local || self.l1.freshness.is_unshared()
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14: deferred writes), or the cache

@@ -19,7 +19,6 @@ use super::convert::{Convert, TypeRules};
 use super::deferred::Deferred;
 use super::load::Mismatch;
 use super::load::{LoaderSource, Loads, Mismatches, PartitionLoads, Permits};
-use super::local_values::LocalValues;
 use super::metrics::Metrics;
 use super::other_programs::listen::{Channel, Channels};
 use super::other_programs::publish::{PublishTarget, Publisher};
@@ -172,7 +171,6 @@ impl Instance {
                 &l1,
                 self.has_l2 && !self.has_local_values,
             ),
-            local_values: self.has_local_values.then(LocalValues::default),
             deferred: Deferred::new(max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance: self.id,

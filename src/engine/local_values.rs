@@ -3,7 +3,7 @@
 //!
 //! Not for a cache without L2, whose store in memory grants leases and keeps holds.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::time::timeout;
 
@@ -16,115 +16,104 @@ use crate::l2::{
     AcceptedValue, Batch, Fill, Kind, Lease, LeaseReply, LeaseRequest, Stamp, Step, Version,
 };
 
-/// The state of an instance with local values.
-#[derive(Default)]
-pub(crate) struct LocalValues {
-    /// No proof came while a caller waited for it. Until one comes, no other caller waits.
-    has_waited: AtomicBool,
+/// Waits for the proof before a load begins, for the time limit of a request at most: a value that is loaded without a
+/// proof is not stored, and there is none yet when an instance starts, and for a moment after a clear.
+///
+/// To be called before the operation begins: the first proof follows a flush, after which no earlier operation stores
+/// anything.
+pub(crate) async fn await_proof(ctx: &Context) {
+    if !ctx.l1.are_values_local {
+        return;
+    }
+    let freshness = &ctx.l1.freshness;
+    // Relaxed: a caller that reads an old flag waits once more, or not at all.
+    let is_in_vain = freshness.is_awaited_in_vain.load(Ordering::Relaxed);
+    let mut is_live = freshness.is_live();
+    if !is_live && !is_in_vain && ctx.options.is_listed {
+        let waiting = timeout(ctx.options.l2_timeout, freshness.wait_until_live());
+        is_live = waiting.await.is_ok();
+    }
+    if is_live == is_in_vain {
+        let is_in_vain = !is_live;
+        (freshness.is_awaited_in_vain).store(is_in_vain, Ordering::Relaxed);
+    }
 }
 
-impl LocalValues {
-    /// Waits for the proof before a load begins, for the time limit of a request at most: a value that is loaded without a
-    /// proof is not stored, and there is none yet when an instance starts, and for a moment after a clear.
-    ///
-    /// To be called before the operation begins: the first proof follows a flush, after which no earlier operation stores
-    /// anything.
-    pub(crate) async fn await_proof(&self, ctx: &Context) {
-        let freshness = &ctx.l1.freshness;
-        // Relaxed: a caller that reads an old flag waits once more, or not at all.
-        let has_waited = self.has_waited.load(Ordering::Relaxed);
-        let is_live = freshness.is_live() || {
-            let may_wait = ctx.options.is_listed && !has_waited;
-            may_wait
-                && timeout(ctx.options.l2_timeout, freshness.wait_until_live())
-                    .await
-                    .is_ok()
-        };
-        if is_live == has_waited {
-            self.has_waited.store(!is_live, Ordering::Relaxed);
-        }
+/// Grants the lease of a load, with the version that its value gets. Any number of instances load a key at a time.
+pub(super) async fn acquire_lease(
+    ctx: &Context,
+    key: &str,
+    ask: LeaseRequest,
+) -> Result<LeaseReply, L2Error> {
+    let freshness = &ctx.l1.freshness;
+    if !freshness.is_live() {
+        return Err(L2Error::skipped());
     }
+    if ask.ttl.is_zero() {
+        return Ok(LeaseReply::Miss);
+    }
+    let mut version = freshness.version_before_load();
+    // The entry that this replaces may have the version of a write, which was issued later than the proof.
+    let replaced = ctx.l1.version(key, ctx.now());
+    if replaced.epoch == version.epoch {
+        version.ver = version.ver.max(replaced.ver);
+    }
+    if version.ver == 0 {
+        // The partition has issued no version yet, and no value has the version 0.
+        let published = ctx.publish(Kind::Invalidate, &[]).await?;
+        version = published.version().unwrap_or(version);
+    }
+    Ok(LeaseReply::Granted(lease_of(version)))
+}
 
-    /// Grants the lease of a load, with the version that its value gets. Any number of instances load a key at a time.
-    pub(crate) async fn acquire_lease(
-        &self,
-        ctx: &Context,
-        key: &str,
-        ask: LeaseRequest,
-    ) -> Result<LeaseReply, L2Error> {
-        let freshness = &ctx.l1.freshness;
-        if !freshness.is_live() {
-            return Err(L2Error::skipped());
-        }
-        if ask.ttl.is_zero() {
-            return Ok(LeaseReply::Miss);
-        }
-        let mut version = freshness.version_before_load();
-        // The entry that this replaces may have the version of a write, which was issued later than the proof.
-        let replaced = ctx.l1.version(key, ctx.now());
-        if let Some(version) = &mut version
-            && replaced.epoch == version.epoch
-        {
-            version.ver = version.ver.max(replaced.ver);
-        }
-        if version.is_some_and(|version| version.ver == 0) {
-            // The partition has issued no version yet, and no value has the version 0.
-            version = ctx.publish(Kind::Invalidate, &[]).await?.version();
-        }
-        Ok(version.map_or(LeaseReply::Hold, |version| {
-            LeaseReply::Granted(lease_of(version))
-        }))
-    }
+/// Removes a key in all instances, and grants the lease of a load that begins after that: the value gets the version of
+/// the invalidation.
+pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
+    let batch = Batch {
+        keys: &[key],
+        payload: &ctx.message(Kind::Invalidate, &[key]),
+        ..Batch::default()
+    };
+    let removing = ctx.partition.write(&Step::INVALIDATE, batch);
+    let written = ctx.breaker.send("invalidate", removing).await.ok()?;
+    let version = written.version()?;
+    ctx.l1.apply([&**key], version);
+    ctx.counters.invalidations_sent.bump();
+    Some(lease_of(version))
+}
 
-    /// Removes a key in all instances, and grants the lease of a load that begins after that: the value gets the version
-    /// of the invalidation.
-    pub(crate) async fn take_over(&self, ctx: &Context, key: &Key) -> Option<Lease> {
-        let batch = Batch {
-            keys: &[key],
-            payload: &ctx.message(Kind::Invalidate, &[key]),
-            ..Batch::default()
-        };
-        let removing = ctx.partition.write(&Step::INVALIDATE, batch);
-        let written = ctx.breaker.send("invalidate", removing).await.ok()?;
-        let version = written.version()?;
-        ctx.l1.apply([&**key], version);
-        ctx.counters.invalidations_sent.bump();
-        Some(lease_of(version))
+/// Decides whether a loaded value is stored: if neither its key nor one of its tags was changed since its load began.
+pub(crate) fn fill(ctx: &Context, op: &Op, lease: Lease, tags: &Tags) -> Fill {
+    let freshness = &ctx.l1.freshness;
+    let ver = if without(Rule::LocalVersions) {
+        freshness.highest_known()
+    } else {
+        lease.token
+    };
+    let stamp = Stamp {
+        epoch: lease.epoch,
+        ver,
+        written_at: freshness.partition_time(ctx.now()).unwrap_or(0),
+    };
+    if ctx.l1.may_store_local(op, stamp.version(), tags) {
+        Fill::Stored(stamp)
+    } else {
+        Fill::Rejected(None)
     }
+}
 
-    /// Decides whether a loaded value is stored: if neither its key nor one of its tags was changed since its load began.
-    pub(crate) fn fill(&self, ctx: &Context, op: &Op, lease: Lease, tags: &Tags) -> Fill {
-        let freshness = &ctx.l1.freshness;
-        let ver = if without(Rule::LocalVersions) {
-            freshness.highest_known()
-        } else {
-            lease.token
-        };
-        let stamp = Stamp {
-            epoch: lease.epoch,
-            ver,
-            written_at: freshness.partition_time(ctx.now()).unwrap_or(0),
-        };
-        if ctx.l1.may_store_local(op, stamp.version(), tags) {
-            Fill::Stored(stamp)
-        } else {
-            Fill::Rejected(None)
-        }
+/// The step that L2 is sent in the place of one that is about values, and its batch.
+pub(crate) fn step<'b>(step: &Step, batch: Batch<'b>) -> (Step, Batch<'b>) {
+    if !step.is_insert() && *step != Step::Expire {
+        return (step.clone(), batch);
     }
-
-    /// The step that L2 is sent in the place of one that is about values, and its batch.
-    pub(crate) fn step<'b>(&self, step: &Step, batch: Batch<'b>) -> (Step, Batch<'b>) {
-        if !step.is_insert() && *step != Step::Expire {
-            return (step.clone(), batch);
-        }
-        // A late copy of an invalidation brings nothing back, so it needs no deadline.
-        let batch = Batch {
-            values: &[],
-            deadline: None,
-            ..batch
-        };
-        (Step::INVALIDATE, batch)
-    }
+    // A late copy of an invalidation brings nothing back, so it needs no deadline.
+    let batch = Batch {
+        values: &[],
+        deadline: None,
+        ..batch
+    };
+    (Step::INVALIDATE, batch)
 }
 
 /// The lease of a load that begins after the partition has issued a version. L2 knows nothing of it.
@@ -136,6 +125,6 @@ fn lease_of(version: Version) -> Lease {
 }
 
 /// Whether a request is about the value of a key, and not about the clock of the partition alone.
-pub(crate) fn is_about_value(ask: &LeaseRequest) -> bool {
+pub(super) fn is_about_value(ask: &LeaseRequest) -> bool {
     ask.want != AcceptedValue::NoValue
 }

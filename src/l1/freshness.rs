@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::NEVER;
 use super::numbers::{Generation, Issued, TagChanges};
 use super::partition_time::PartitionTime;
-use super::sync::{AtomicU64, Mutex, lock};
+use super::sync::{AtomicBool, AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
 use crate::vocabulary::{PartitionClock, Version};
@@ -75,6 +75,8 @@ pub(crate) struct Freshness {
     proof_wake: Notify,
     /// Notified of each proof.
     proven: watch::Sender<()>,
+    /// A caller has waited for a proof in vain, and no other one waits until there is a proof.
+    pub(crate) is_awaited_in_vain: AtomicBool,
 }
 
 /// A caller that looks for a flight to join: when it asked, and whether there was a proof then. Made before the flight
@@ -304,15 +306,15 @@ impl Freshness {
         self.is_unshared() || is_known && write.ver <= self.applied_ver.load(Ordering::Acquire)
     }
 
-    /// The version of a local value that is loaded from now on (rule 30: local values): the partition had issued it before
-    /// the load began, and all changes up to it have been applied. `None` without a proof.
-    pub(crate) fn version_before_load(&self) -> Option<Version> {
+    /// The version of a local value that is loaded from now on, if there is a proof (rule 30: local values): the partition
+    /// has issued it, and all changes up to it have been applied.
+    pub(crate) fn version_before_load(&self) -> Version {
         // The epoch first: after a flush in between, the load is of a former generation, and is not stored.
         let epoch = self.epoch();
-        self.is_live().then(|| Version {
+        Version {
             epoch,
             ver: self.applied_ver.load(Ordering::Acquire),
-        })
+        }
     }
 
     /// The highest version that the partition is known to have issued, by messages, answers or a proof.

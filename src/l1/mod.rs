@@ -101,7 +101,8 @@ pub(crate) struct L1 {
     /// The operations under way on each key, and the reads and loads to join.
     pub(crate) in_flight: Arc<InFlight>,
     tags: TagTable,
-    are_values_local: bool,
+    /// Whether values stay in their instance, and L2 has none (rule 30: local values).
+    pub(crate) are_values_local: bool,
     /// Until when L1 may be served, and the proof of it.
     pub(crate) freshness: Arc<Freshness>,
 }

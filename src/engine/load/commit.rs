@@ -76,7 +76,7 @@ impl Loads {
         let (task_ctx, leased) = (Arc::clone(&self.ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
-            if ctx.local_values.is_some() {
+            if ctx.l1.are_values_local {
                 // Other instances load the value after the invalidation that follows, and so does this one.
                 return Ok((commit.await?, None));
             }

@@ -4,6 +4,7 @@
 use super::lease::give_back;
 use crate::engine::context::Context;
 use crate::engine::convert::Convert;
+use crate::engine::local_values;
 use crate::engine::read::tags::{self, MayUseProof};
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
@@ -116,8 +117,8 @@ pub(crate) async fn fill(
     let publishes = matches!(replaces, ReplacedValue::Any);
     let mut may_be_stored = to_store.store_options.is_some();
     let sent = match (lease, &to_store.store_options) {
-        (Some(lease), Some(_)) if !is_blocked && let Some(local_values) = &ctx.local_values => {
-            Ok(Some(local_values.fill(ctx, op, lease, &tags)))
+        (Some(lease), Some(_)) if !is_blocked && ctx.l1.are_values_local => {
+            Ok(Some(local_values::fill(ctx, op, lease, &tags)))
         }
         (Some(lease), Some(store_options)) if !is_blocked => {
             let sent = store_options.send(ctx, &op.key, &to_store.value, lease, publishes);

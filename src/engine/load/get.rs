@@ -12,6 +12,7 @@ use super::lease::{self, LoadReason};
 use super::load_job::{LoadJob, SharedOutcome};
 use super::loader_call::{LoadId, LoaderCall};
 use crate::ablation::{Rule, without};
+use crate::engine::local_values;
 use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
 use crate::error::LoadError;
@@ -127,7 +128,7 @@ impl Loads {
     ) -> LoadFuture {
         let loads = Arc::clone(self);
         Box::pin(async move {
-            loads.await_proof_of_local().await;
+            local_values::await_proof(&loads.ctx).await;
             if let Some(entry) = loads.get_at_once(&key).await {
                 return Ok(entry);
             }
@@ -143,13 +144,6 @@ impl Loads {
                 }
             }
         })
-    }
-
-    /// See [`LocalValues::await_proof`](crate::engine::local_values::LocalValues::await_proof).
-    pub(super) async fn await_proof_of_local(&self) {
-        if let Some(local_values) = &self.ctx.local_values {
-            local_values.await_proof(&self.ctx).await;
-        }
     }
 
     /// Whether a load without a read before it does all that the look-up would.
@@ -227,7 +221,7 @@ impl Loads {
         token: &Token,
         loader_source: LoaderSource,
     ) -> Result<AnyEntry, LoadError> {
-        self.await_proof_of_local().await;
+        local_values::await_proof(&self.ctx).await;
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22: a token
         // names a write).
         let op_number = self.ctx.l1.in_flight.next_op_number(&key);

@@ -13,6 +13,7 @@ use super::get::{CallerResult, IndexedEntries, JoinedLoad};
 use super::lease::MISSING;
 use super::loader::LoaderForIndexes;
 use super::refresh::Due;
+use crate::engine::local_values;
 use crate::engine::read::looked_up::RestKey;
 use crate::engine::read::tags::MayUseProof;
 use crate::entry::AnyEntry;
@@ -45,7 +46,7 @@ impl Loads {
         keys: Vec<RestKey>,
         loader: &LoaderForIndexes<'_>,
     ) -> Result<IndexedEntries, LoadError> {
-        self.await_proof_of_local().await;
+        local_values::await_proof(&self.ctx).await;
         let (mut due, mut absent) = (Vec::new(), Vec::new());
         for key in keys {
             match key.due {

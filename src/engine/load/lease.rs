@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
+use crate::engine::local_values;
 use crate::engine::read::lookup::end_read;
 use crate::engine::read::tags::{self, MayUseProof};
 use crate::entry::{AnyEntry, FALLBACK};
@@ -183,8 +184,8 @@ pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
     if ctx.is_blocked(key) {
         return None;
     }
-    if let Some(local_values) = &ctx.local_values {
-        return local_values.take_over(ctx, key).await;
+    if ctx.l1.are_values_local {
+        return local_values::take_over(ctx, key).await;
     }
     match ask(ctx, key, request(ctx, AcceptedValue::NewLoad)).await {
         Ok(LeaseReply::Granted(lease)) => Some(lease),
@@ -243,7 +244,7 @@ pub(crate) async fn give_back(ctx: &Context, leased: Leased<'_>) {
 async fn renew(ctx: &Context, (key, lease): Leased<'_>, ttl: Duration) {
     // L2 knows of no lease of a local value.
     if let Some(lease) = lease
-        && ctx.local_values.is_none()
+        && !ctx.l1.are_values_local
     {
         let renewing = ctx.partition.renew_lease(key, lease.token, ttl);
         let _ = ctx.breaker.send("renew_lease", renewing).await;

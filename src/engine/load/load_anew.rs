@@ -11,6 +11,7 @@ use super::get::LoadFuture;
 use super::lease;
 use super::loader::{LoadKey, Loader};
 use super::loader_call::{LoadId, QueuedLoads};
+use crate::engine::local_values;
 use crate::error::LoadError;
 use crate::key::Key;
 
@@ -22,7 +23,7 @@ impl Loads {
         let of_task = id.clone();
         let task = async move {
             let ctx = &loads.ctx;
-            loads.await_proof_of_local().await;
+            local_values::await_proof(&loads.ctx).await;
             // In this order: the operation sees each change from here on (rule 3: floors), and the lease is taken
             // before the source is read, so that no load that began before is stored after this one (rule 1: a fill
             // needs a lease).

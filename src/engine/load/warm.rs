@@ -24,6 +24,7 @@ use super::loader_call::{LoadId, QueuedLoads};
 use super::partitions::PartitionLoads;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
+use crate::engine::local_values;
 use crate::error::LoadError;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::Op;
@@ -113,7 +114,7 @@ impl Loads {
         let waiting: Vec<_> = waiting.collect::<Result<_, _>>()?;
         let loads = Arc::clone(self);
         let task = async move {
-            loads.await_proof_of_local().await;
+            local_values::await_proof(&loads.ctx).await;
             loads.warm_batch(keys, &loader, &id).await
         };
         let warmed = tokio::spawn(task.instrument(Span::current())).await;

@@ -313,7 +313,7 @@ impl Reads {
             (op, blocked)
         };
         let mut reads: Vec<(_, Option<ReadOutcome>)> = keys.iter().map(begin).collect();
-        if ctx.local_values.is_some() {
+        if ctx.l1.are_values_local {
             unanswered(&mut reads).for_each(|(_, outcome)| *outcome = Some(Err(NoValue::MISS)));
         }
         // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
@@ -401,7 +401,7 @@ async fn ask_l2(
     if ctx.is_blocked(&op.key) {
         return (Err(NoValue::Unavailable), now);
     }
-    if ctx.local_values.is_some() {
+    if ctx.l1.are_values_local {
         return (Err(NoValue::MISS), now);
     }
     // The cheaper request, whose answer this instance can check by itself while it has a proof.

@@ -11,6 +11,7 @@ use super::pending::Write;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
+use crate::engine::local_values;
 use crate::error::L2Error;
 use crate::events::{CacheEvent, InvalidatedBy};
 use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
@@ -173,8 +174,8 @@ async fn step(
         payload: &payload.unwrap_or_default(),
         deadline,
     };
-    if let Some(local_values) = &ctx.local_values {
-        let (step, batch) = local_values.step(&group.step, batch);
+    if ctx.l1.are_values_local {
+        let (step, batch) = local_values::step(&group.step, batch);
         let writing = ctx.partition.write(&step, batch);
         return ctx.breaker.send(step.name(), writing).await;
     }

@@ -282,7 +282,7 @@ impl Writes {
             }
         }
         let removed = async {
-            let removed = if ctx.local_values.is_some() {
+            let removed = if ctx.l1.are_values_local {
                 Vec::new()
             } else {
                 self.passes.remove(ctx, old.clone()).await?
