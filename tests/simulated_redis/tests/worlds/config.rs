@@ -7,6 +7,14 @@ use fastrand::Rng;
 
 use crate::faults::Fault;
 
+/// Where values are besides L1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ValuesIn {
+    L2,
+    /// Nowhere: each value stays in the instance that has loaded it.
+    Instances,
+}
+
 /// One world's constants. Times are in milliseconds of simulated time.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -46,8 +54,7 @@ pub(crate) struct Config {
     pub(crate) written_behind: f64,
     /// Whether each of these is an update, and what is done beside them commits nothing.
     pub(crate) are_updates: bool,
-    /// Whether values stay in the instance that has loaded them.
-    pub(crate) local_values: bool,
+    pub(crate) values_in: ValuesIn,
     /// The share of look-ups that are given the token of a write.
     pub(crate) tokens: f64,
     /// For how long entries live without a read.
@@ -189,7 +196,7 @@ impl Config {
             written_through: if seed % 5 == 1 { 0.2 } else { 0.0 },
             warming: if seed % 3 == 2 { 0.1 } else { 0.0 },
             written_behind: 0.0,
-            local_values: false,
+            values_in: ValuesIn::L2,
             are_updates: false,
             tokens: if seed.is_multiple_of(2) { 0.05 } else { 0.0 },
             sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
@@ -286,7 +293,7 @@ impl Config {
     pub(crate) fn with_local_values(seed: u64) -> Self {
         let without_lag = seed / 7 * 8 + seed % 7;
         Self {
-            local_values: true,
+            values_in: ValuesIn::Instances,
             competitions: 0.0,
             types: 1,
             ..Self::draw(without_lag)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, ValuesIn};
 use crate::faults::Fault;
 
 /// The number of rules.
@@ -386,7 +386,7 @@ impl Config {
             // Loads of local values during which messages are lost, and tags are invalidated. Clears have instances forget
             // the states of tags.
             30 => Self {
-                local_values: true,
+                values_in: ValuesIn::Instances,
                 max_staleness_ms: 100,
                 keys: 8,
                 inserts: 0.1,
@@ -524,7 +524,7 @@ impl Config {
             warming: 0.0,
             written_behind: 0.0,
             are_updates: false,
-            local_values: false,
+            values_in: ValuesIn::L2,
             tokens: 0.0,
             sliding_ms: None,
             cancelled: 0.0,

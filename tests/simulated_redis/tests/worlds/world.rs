@@ -14,7 +14,7 @@ use larder::{Cache, Clock, Mode, Token};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
-use crate::config::Config;
+use crate::config::{Config, ValuesIn};
 use crate::dialer;
 use crate::faults::{Counts, Fault};
 use crate::history::{History, Invariant, Known, Terms, Violation};
@@ -62,7 +62,7 @@ pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
         types: config.types,
     };
     let mut all = history.check_strictly(&terms);
-    if config.local_values {
+    if config.values_in == ValuesIn::Instances {
         // Each instance loads for itself.
         all.retain(|one| one.invariant != Invariant::I6OneLoad);
     }
@@ -322,7 +322,7 @@ impl World {
         if let Some(limit) = config.available_ms {
             builder = builder.mode(Mode::Available { limit: ms(limit) });
         }
-        if config.local_values {
+        if config.values_in == ValuesIn::Instances {
             builder = with_local_values(builder);
         }
         builder.build().unwrap()
