@@ -10,7 +10,6 @@ use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::{Deferral, Deferred, Target};
-use super::local_values;
 use super::metrics::Metrics;
 use super::partitions::Partitions;
 use super::switch::Switch;
@@ -126,16 +125,13 @@ impl Context {
     }
 
     /// Asks for the value or the lease of a key: the read in which the server compares epochs.
-    pub(crate) async fn acquire_lease(
-        &self,
-        key: &str,
+    pub(crate) fn acquire_lease<'a>(
+        &'a self,
+        key: &'a str,
         ask: LeaseRequest,
-    ) -> Result<LeaseReply, L2Error> {
-        if self.l1.are_values_local && local_values::is_about_value(&ask) {
-            return local_values::acquire_lease(self, key, ask).await;
-        }
+    ) -> impl Future<Output = Result<LeaseReply, L2Error>> {
         let reply = self.partition.acquire_lease(key, ask);
-        self.breaker.send("acquire_lease", reply).await
+        self.breaker.send("acquire_lease", reply)
     }
 
     /// Waits while L2 refuses the connection for requests. The subscription has a connection of its own.

@@ -12,9 +12,7 @@ use crate::ablation::{Rule, without};
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l1::{Op, Tags};
-use crate::l2::{
-    AcceptedValue, Batch, Fill, Kind, Lease, LeaseReply, LeaseRequest, Stamp, Step, Version,
-};
+use crate::l2::{Batch, Fill, Kind, Lease, LeaseReply, LeaseRequest, Stamp, Step, Version};
 
 /// Waits for the proof before a load begins, for the time limit of a request at most: a value that is loaded without a
 /// proof is not stored, and there is none yet when an instance starts, and for a moment after a clear.
@@ -39,12 +37,21 @@ pub(crate) async fn await_proof(ctx: &Context) {
     }
 }
 
-/// Grants the lease of a load, with the version that its value gets. Any number of instances load a key at a time.
-pub(super) async fn acquire_lease(
+/// Asks for the value or the lease of a key: L2, unless values are local.
+pub(crate) async fn acquire_lease(
     ctx: &Context,
     key: &str,
     ask: LeaseRequest,
 ) -> Result<LeaseReply, L2Error> {
+    if ctx.l1.are_values_local {
+        grant_lease(ctx, key, ask).await
+    } else {
+        ctx.acquire_lease(key, ask).await
+    }
+}
+
+/// Grants the lease of a load, with the version that its value gets. Any number of instances load a key at a time.
+async fn grant_lease(ctx: &Context, key: &str, ask: LeaseRequest) -> Result<LeaseReply, L2Error> {
     let freshness = &ctx.l1.freshness;
     if !freshness.is_live() {
         return Err(L2Error::skipped());
@@ -122,9 +129,4 @@ fn lease_of(version: Version) -> Lease {
         token: version.ver,
         epoch: version.epoch,
     }
-}
-
-/// Whether a request is about the value of a key, and not about the clock of the partition alone.
-pub(super) fn is_about_value(ask: &LeaseRequest) -> bool {
-    ask.want != AcceptedValue::NoValue
 }

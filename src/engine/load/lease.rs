@@ -73,7 +73,7 @@ pub(crate) fn request(ctx: &Context, want: AcceptedValue) -> LeaseRequest {
 async fn ask(ctx: &Context, key: &str, mut request: LeaseRequest) -> Result<LeaseReply, L2Error> {
     // A request that is executed after its caller has gone would leave a lease that no load uses.
     (request.deadline, _) = ctx.deadline();
-    ctx.acquire_lease(key, request).await
+    local_values::acquire_lease(ctx, key, request).await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`. Values are

@@ -14,6 +14,7 @@ use super::hot_keys::HotKeys;
 use super::tags::{self, MayUseProof};
 use crate::clock::Tick;
 use crate::engine::context::Context;
+use crate::engine::local_values;
 use crate::entry::{AHEAD, AnyEntry, FALLBACK, SAMPLED};
 use crate::key::Key;
 use crate::l1::{
@@ -234,7 +235,7 @@ impl Reads {
         }
         // The server compares epochs: there may be no proof (rule 11: versions are compared).
         let ask = LeaseRequest::read_only(AcceptedValue::EvenExpired);
-        match ctx.acquire_lease(key, ask).await {
+        match local_values::acquire_lease(ctx, key, ask).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 let now = ctx.now();
                 // Callers without a proof may have joined the load (rule 5: no unproven joins).
@@ -440,7 +441,7 @@ fn plain_outcome(ctx: &Context, op: &Op, answer: ReadResult, now: Tick) -> Optio
 /// token (rule 11: versions are compared). Returns the stored bytes.
 async fn compared(ctx: &Context, op: &Op) -> Result<Bytes, NoValue> {
     let ask = LeaseRequest::read_only(AcceptedValue::Any);
-    match ctx.acquire_lease(&op.key, ask).await {
+    match local_values::acquire_lease(ctx, &op.key, ask).await {
         Ok(LeaseReply::Hit(bytes)) => Ok(bytes),
         Ok(_) => Err(NoValue::MISS),
         Err(_) => Err(NoValue::Unavailable),
