@@ -315,7 +315,7 @@ impl<K, V, L> Builder<K, V, L> {
     }
 
     pub(crate) fn with_local_values(mut self) -> Self {
-        self.given.parts.has_local_values = true;
+        self.given.parts.values.are_local = true;
         self
     }
 
@@ -1244,27 +1244,20 @@ impl<K, V, L> Builder<K, V, L> {
 
 /// # Leases
 ///
-/// Each instance loads [`Local`](crate::Local) values for itself, without a lease: these calls do not compile for them,
-/// and the options in [`Settings`] have no effect on them.
+/// In a cache with an L2 these have no effect on [`Local`](crate::Local) values, which each instance loads for itself.
 impl<K, V, L> Builder<K, V, L> {
     /// How long a load keeps its lease without renewing it. Default: 2 s.
     ///
     /// A running load renews its lease. If its instance dies, another instance takes over after this time. A loader of
     /// [`warm`](Cache::warm) may take no longer than this.
-    pub fn lease_ttl(mut self, ttl: Duration) -> Self
-    where
-        V: SharedValue,
-    {
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.given.rest.set.lease_ttl = Some(ttl);
         self
     }
 
     /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
     /// Default: 5 s.
-    pub fn lease_wait(mut self, wait: Duration) -> Self
-    where
-        V: SharedValue,
-    {
+    pub fn lease_wait(mut self, wait: Duration) -> Self {
         self.given.rest.set.lease_wait = Some(wait);
         self
     }
@@ -1351,10 +1344,11 @@ impl<K, V, L> Builder<K, V, L> {
 }
 
 impl Given {
-    fn new(namespace: String, codec: BoxedCodec, has_local_values: bool) -> Box<Self> {
+    fn new(namespace: String, codec: BoxedCodec, are_local: bool) -> Box<Self> {
         let parts = Parts {
             values: TypeRules {
                 codec: codec.0,
+                are_local,
                 also_reads: Vec::new(),
                 weigher: None,
                 same: None,
@@ -1364,7 +1358,6 @@ impl Given {
                 logged_second_format: LoggedOnce::default(),
             },
             l2: None,
-            has_local_values,
             channels: Vec::new(),
             publish_to: None,
         };
@@ -1425,7 +1418,7 @@ impl Given {
             let mistake = "batch_loads needs read_through_many: no other loader takes many keys";
             mistakes.push(mistake.to_owned());
         }
-        mistakes.extend(mistakes_in_local_values(&parts, &options));
+        mistakes.extend(parts.values.mistakes(&options));
         let values = &parts.values;
         if !values.also_reads.is_empty() && !values.codec.is_of_this_crate() {
             let mistake =
@@ -1465,26 +1458,6 @@ impl Given {
 
 /// An engine, and the limits of `batch_loads`.
 type Built = (Arc<Engine>, Option<(Duration, usize)>);
-
-/// Options that need the bytes of values, for values that have none.
-fn mistakes_in_local_values(parts: &Parts, options: &Options) -> Vec<String> {
-    let mut mistakes = Vec::new();
-    if !parts.has_local_values {
-        return mistakes;
-    }
-    let values = &parts.values;
-    // L1 would take each value for too large, and keep none.
-    if matches!(options.l1_capacity, L1Capacity::Bytes(_)) && values.weigher.is_none() {
-        let mistake = "l1_capacity in bytes needs l1_weigher for Local values, whose size nothing tells: set it, or a number of entries";
-        mistakes.push(mistake.to_owned());
-    }
-    // Each check would cost a load, and compare nothing.
-    if options.tuned().verify > 0.0 && values.same.is_none() {
-        let mistake = "verify needs Verify::by for Local values, which have no bytes to compare: set it, or a share of 0.0";
-        mistakes.push(mistake.to_owned());
-    }
-    mistakes
-}
 
 /// Channels of other programs that cannot work, and why.
 fn mistakes_in_channels(parts: &Parts, has_channels: bool) -> Vec<String> {

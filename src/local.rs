@@ -55,7 +55,7 @@ use std::ops::Deref;
 /// | call | with local values |
 /// | --- | --- |
 /// | [`get_or_load`](crate::Cache::get_or_load) and the other calls with a loader, a [`LoadingCache`](crate::LoadingCache) | load for this instance, whose callers share a load. Other instances load for themselves |
-/// | [`refresh`](crate::Cache::refresh) | removes the key in all instances, and then loads for this one |
+/// | [`refresh`](crate::Cache::refresh) | removes the key in all instances, and then loads for this one. If the loader fails, the key stays removed |
 /// | [`get`](crate::Cache::get), [`get_many`](crate::Cache::get_many) | find what this instance has |
 /// | [`insert`](crate::Cache::insert), [`insert_many`](crate::Cache::insert_many) | store the value in this instance, and remove the key in all others |
 /// | [`write_through`](crate::Cache::write_through) | writes to the source, and removes the key in all instances. Without an L2 it stores the value |
@@ -64,22 +64,27 @@ use std::ops::Deref;
 /// | [`expire`](crate::Cache::expire) | removes the key, as `invalidate` does, if the cache has an L2; without one it makes the value stale |
 /// | [`touch`](crate::Cache::touch), and reads of a cache with [`sliding`](crate::Builder::sliding) | change the lifetime in this instance |
 /// | [`at_least`](crate::Cache::at_least) | works with the token of each write, in all instances |
-/// | [`update`](crate::Cache::update), [`insert_if`](crate::Cache::insert_if), [`invalidate_and_hold`](crate::Cache::invalidate_and_hold), write-behind | do not compile: L2 decides on their values. Holds of other programs are not seen |
+/// | [`update`](crate::Cache::update), [`insert_if`](crate::Cache::insert_if), [`invalidate_and_hold`](crate::Cache::invalidate_and_hold), write-behind | do not compile: L2 decides on their values |
 ///
 /// A cache with an L2 stores a value only if this instance is connected when the load begins, and so has a proof that it
-/// misses no invalidation. Otherwise the value is returned and not stored. The first caller without a proof waits for it,
-/// for the [time limit](crate::Builder::l2_timeout) of a request at most.
+/// misses no invalidation. Otherwise the value is returned and not stored. Callers without a proof wait for it, for the
+/// [time limit](crate::Builder::l2_timeout) of a request at most; once one has waited in vain, the next ones do not wait
+/// until there is a proof.
 ///
-/// A load sends L2 nothing. An insert, an `expire` and a `refresh` cost one round trip, as an invalidation does. The
+/// In one namespace some instances may have local values and others ordinary ones, as during a rolling deploy: an
+/// invalidation is one of all. But an instance with local values sees no hold
+/// ([`invalidate_and_hold`](crate::Cache::invalidate_and_hold)) and no write that waits for its source (write-behind). So
+/// no other instance or program of the namespace may use these.
+///
+/// A load sends L2 nothing, except the first loads of a namespace that has had no write yet. An insert, an `expire` and a `refresh` cost one round trip, as an invalidation does. The
 /// [version](crate::Meta::version) of an entry is that of a write before its load: several values may have it.
 ///
 /// # Options
 ///
-/// Options of the [`Builder`](crate::Builder) that are about the bytes of values or about leases do not compile:
+/// Options of the [`Builder`](crate::Builder) that are about the bytes of values do not compile:
 /// [`codec`](crate::Builder::codec), [`max_value_size`](crate::Builder::max_value_size),
-/// [`schema_version`](crate::Builder::schema_version), [`type_tag`](crate::Builder::type_tag),
-/// [`also_reads`](crate::Builder::also_reads), [`lease_ttl`](crate::Builder::lease_ttl) and
-/// [`lease_wait`](crate::Builder::lease_wait). [`Settings`](crate::Settings) may have them, without an effect.
+/// [`schema_version`](crate::Builder::schema_version), [`type_tag`](crate::Builder::type_tag) and
+/// [`also_reads`](crate::Builder::also_reads). [`Settings`](crate::Settings) may have them, without an effect.
 ///
 /// The size of a value is not known, and two values cannot be compared. So [`build`](crate::Builder::build) refuses
 ///

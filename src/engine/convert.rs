@@ -47,6 +47,8 @@ type Decoded<'b> = (AnyValue, Envelope<'b>);
 /// The functions of the builder that know the type of the values.
 pub(crate) struct TypeRules {
     pub(crate) codec: Box<dyn ValueCodec>,
+    /// Whether values stay in the instance that has loaded them.
+    pub(crate) are_local: bool,
     pub(crate) also_reads: Vec<FormerType>,
     pub(crate) weigher: Option<Weigher>,
     /// `None`: by the bytes of the codec.
@@ -60,6 +62,25 @@ pub(crate) struct TypeRules {
 }
 
 impl TypeRules {
+    /// The options that cannot work with local values, and why.
+    pub(crate) fn mistakes(&self, options: &Options) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if !self.are_local {
+            return mistakes;
+        }
+        // L1 would take each value for too large, and keep none.
+        if matches!(options.l1_capacity, L1Capacity::Bytes(_)) && self.weigher.is_none() {
+            let mistake = "l1_capacity in bytes needs l1_weigher for Local values, whose size nothing tells: set it, or a number of entries";
+            mistakes.push(mistake.to_owned());
+        }
+        // Each check would cost a load, and compare nothing.
+        if options.tuned().verify > 0.0 && self.same.is_none() {
+            let mistake = "verify needs Verify::by for Local values, which have no bytes to compare: set it, or a share of 0.0";
+            mistakes.push(mistake.to_owned());
+        }
+        mistakes
+    }
+
     /// How L1 weighs entries: as code says, or by their bytes if that is what it is bounded in.
     pub(crate) fn weigher(self: &Arc<Self>, capacity: L1Capacity) -> Option<Weigher> {
         if let L1Capacity::Bytes(_) = capacity

@@ -196,8 +196,6 @@ pub(crate) struct Parts {
     pub(crate) values: TypeRules,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
-    /// Whether values stay in the instance that has loaded them.
-    pub(crate) has_local_values: bool,
     pub(crate) channels: Vec<Channel>,
     pub(crate) publish_to: Option<PublishTarget>,
 }
@@ -219,6 +217,7 @@ impl Engine {
         let partitions = set.unwrap_or_else(|| l2.default_partitions());
         let switch = Switch::new(options.enabled, options.enabled_for);
         let values = Arc::new(parts.values);
+        let has_local_values = has_l2 && values.are_local;
         let capacity = options.l1_capacity;
         let size_advice = options.size_advice.then(|| {
             let is_weighed = values.weigher(capacity).is_some();
@@ -231,7 +230,7 @@ impl Engine {
             values,
             l2,
             has_l2,
-            has_local_values: has_l2 && parts.has_local_values,
+            has_local_values,
             l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
             mismatches: Arc::default(),

@@ -4,7 +4,9 @@
 //! Not for a cache without L2, whose store in memory grants leases and keeps holds.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::time::timeout;
 
 use super::context::Context;
@@ -14,26 +16,29 @@ use crate::key::Key;
 use crate::l1::{Op, Tags};
 use crate::l2::{Batch, Fill, Kind, Lease, LeaseReply, LeaseRequest, Stamp, Step, Version};
 
+/// A proof is asked for out of turn no sooner than this after the last time.
+const MIN_PROOF_GAP: Duration = Duration::from_millis(50);
+
 /// Waits for the proof before a load begins, for the time limit of a request at most: a value that is loaded without a
 /// proof is not stored, and there is none yet when an instance starts, and for a moment after a clear.
 ///
 /// To be called before the operation begins: the first proof follows a flush, after which no earlier operation stores
 /// anything.
 pub(crate) async fn await_proof(ctx: &Context) {
-    if !ctx.l1.are_values_local {
+    let freshness = &ctx.l1.freshness;
+    if !ctx.l1.are_values_local || freshness.is_live() {
         return;
     }
-    let freshness = &ctx.l1.freshness;
     // Relaxed: a caller that reads an old flag waits once more, or not at all.
     let is_in_vain = freshness.is_awaited_in_vain.load(Ordering::Relaxed);
-    let mut is_live = freshness.is_live();
-    if !is_live && !is_in_vain && ctx.options.is_listed {
-        let waiting = timeout(ctx.options.l2_timeout, freshness.wait_until_live());
-        is_live = waiting.await.is_ok();
+    let is_away = ctx.breaker.is_silent() || ctx.breaker.is_open() || ctx.switch.is_off();
+    if is_in_vain || is_away || !ctx.options.is_listed {
+        return;
     }
-    if is_live == is_in_vain {
-        let is_in_vain = !is_live;
-        (freshness.is_awaited_in_vain).store(is_in_vain, Ordering::Relaxed);
+    // Boxed: the future of a load of other values does not become larger.
+    let waiting = timeout(ctx.options.l2_timeout, freshness.wait_until_live()).boxed();
+    if waiting.await.is_err() {
+        freshness.is_awaited_in_vain.store(true, Ordering::Relaxed);
     }
 }
 
@@ -44,7 +49,8 @@ pub(crate) async fn acquire_lease(
     ask: LeaseRequest,
 ) -> Result<LeaseReply, L2Error> {
     if ctx.l1.are_values_local {
-        grant_lease(ctx, key, ask).await
+        // Boxed, as above.
+        grant_lease(ctx, key, ask).boxed().await
     } else {
         ctx.acquire_lease(key, ask).await
     }
@@ -69,6 +75,7 @@ async fn grant_lease(ctx: &Context, key: &str, ask: LeaseRequest) -> Result<Leas
         // The partition has issued no version yet, and no value has the version 0.
         let published = ctx.publish(Kind::Invalidate, &[]).await?;
         version = published.version().unwrap_or(version);
+        freshness.note_answered(version);
     }
     Ok(LeaseReply::Granted(lease_of(version)))
 }
@@ -84,12 +91,14 @@ pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
     let removing = ctx.partition.write(&Step::INVALIDATE, batch);
     let written = ctx.breaker.send("invalidate", removing).await.ok()?;
     let version = written.version()?;
+    ctx.l1.freshness.note_answered(version);
     ctx.l1.apply([&**key], version);
     ctx.counters.invalidations_sent.bump();
     Some(lease_of(version))
 }
 
-/// Decides whether a loaded value is stored: if neither its key nor one of its tags was changed since its load began.
+/// Decides whether a loaded value is stored: if neither its key nor one of its tags was changed after the version that it
+/// has, as far as this instance knows.
 pub(crate) fn fill(ctx: &Context, op: &Op, lease: Lease, tags: &Tags) -> Fill {
     let freshness = &ctx.l1.freshness;
     let ver = if without(Rule::LocalVersions) {
@@ -103,10 +112,12 @@ pub(crate) fn fill(ctx: &Context, op: &Op, lease: Lease, tags: &Tags) -> Fill {
         written_at: freshness.partition_time(ctx.now()).unwrap_or(0),
     };
     if ctx.l1.may_store_local(op, stamp.version(), tags) {
-        Fill::Stored(stamp)
-    } else {
-        Fill::Rejected(None)
+        return Fill::Stored(stamp);
     }
+    // The key or the tag may have been changed before the load began, after the last proof: then the next load needs a
+    // later proof.
+    (ctx.l1.freshness).wake_for_proof_after(MIN_PROOF_GAP, ctx.now());
+    Fill::Rejected(None)
 }
 
 /// The step that L2 is sent in the place of one that is about values, and its batch.

@@ -144,7 +144,8 @@ impl Engine {
             &self.instance.options,
         );
         let options = Options::new(now.namespace.clone(), &set, now.clock.clone());
-        let mistakes = options.mistakes();
+        let mut mistakes = options.mistakes();
+        mistakes.extend(self.instance.values.mistakes(&options));
         if mistakes.is_empty() {
             return Ok(options);
         }

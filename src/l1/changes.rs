@@ -20,8 +20,12 @@ impl L1 {
     }
 
     /// Applies the message of an insert of this instance. It only hides an older entry: the insert itself replaces
-    /// or evicts the entry when its answer arrives.
+    /// or evicts the entry when its answer arrives. A local value is evicted at once: a change of its times could copy it
+    /// while it is hidden.
     pub(crate) fn apply_own<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
+        if self.are_values_local {
+            return self.apply(keys, at);
+        }
         self.apply_with(keys, at, |key, is_old| self.entries.hide_if(key, is_old));
     }
 

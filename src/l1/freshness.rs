@@ -45,6 +45,8 @@ const ENDLESS_PROOF: Tick = UNSHARED - 1;
 /// | | `flush` | first | no |
 /// | `applied_ver` | `prove` | after `partition_time` | yes |
 /// | | `flush` | after `issued` | no |
+/// | `answered_ver` | `note_answered` | alone | no |
+/// | | `flush` | after `issued` | no |
 /// | `partition_time` | `prove` | first | yes |
 /// | | `connected` | alone | no |
 #[derive(Debug, Default)]
@@ -73,8 +75,12 @@ pub(crate) struct Freshness {
     revocations: Mutex<u64>,
     /// Wakes the subscriber, so that it asks for a proof.
     proof_wake: Notify,
+    /// When [`wake_for_proof_after`](Self::wake_for_proof_after) wakes it again.
+    next_wake: AtomicU64,
     /// Notified of each proof.
     proven: watch::Sender<()>,
+    /// The highest version that the partition has named in the answer to a write of this instance, in this epoch.
+    answered_ver: AtomicU64,
     /// A caller has waited for a proof in vain, and no other one waits until there is a proof.
     pub(crate) is_awaited_in_vain: AtomicBool,
 }
@@ -180,6 +186,7 @@ impl Freshness {
         // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
+        self.is_awaited_in_vain.store(false, Ordering::Relaxed);
         // A task that is woken may run at once.
         drop(revocations);
         self.proven.send_replace(());
@@ -225,6 +232,17 @@ impl Freshness {
     /// Wakes the subscriber, which asks the partition for a proof now.
     pub(crate) fn wake_for_proof(&self) {
         self.proof_wake.notify_one();
+    }
+
+    /// As [`wake_for_proof`](Self::wake_for_proof), unless that was so a moment ago, for one of these calls.
+    pub(crate) fn wake_for_proof_after(&self, gap: Duration, now: Tick) {
+        // Relaxed: of two threads both may wake it.
+        let next = self.next_wake.load(Ordering::Relaxed);
+        if now >= next {
+            let next = now.saturating_add(nanos(gap));
+            self.next_wake.store(next, Ordering::Relaxed);
+            self.wake_for_proof();
+        }
     }
 
     /// Waits until the subscriber is [woken](Self::wake_for_proof). A call that came while no task waited is not lost.
@@ -279,6 +297,7 @@ impl Freshness {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
         self.applied_ver.store(0, Ordering::Release);
+        self.answered_ver.store(0, Ordering::Release);
         self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -306,14 +325,22 @@ impl Freshness {
         self.is_unshared() || is_known && write.ver <= self.applied_ver.load(Ordering::Acquire)
     }
 
-    /// The version of a local value that is loaded from now on, if there is a proof (rule 30: local values): the partition
-    /// has issued it, and all changes up to it have been applied.
+    /// The version of a local value that is loaded from now on, if there is a proof: the highest that the partition itself
+    /// has named (rule 30: local values).
     pub(crate) fn version_before_load(&self) -> Version {
         // The epoch first: after a flush in between, the load is of a former generation, and is not stored.
         let epoch = self.epoch();
+        let applied = self.applied_ver.load(Ordering::Acquire);
         Version {
             epoch,
-            ver: self.applied_ver.load(Ordering::Acquire),
+            ver: applied.max(self.answered_ver.load(Ordering::Acquire)),
+        }
+    }
+
+    /// The partition has named a version in an answer to this instance.
+    pub(crate) fn note_answered(&self, version: Version) {
+        if version.epoch == self.epoch() {
+            self.answered_ver.fetch_max(version.ver, Ordering::AcqRel);
         }
     }
 

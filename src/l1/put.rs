@@ -37,8 +37,8 @@ impl L1 {
         }
     }
 
-    /// Whether a local value may be stored (rule 30: local values): neither its key nor one of its tags was changed since
-    /// its load began. The tags are registered by now, so a later change of them makes the value invisible.
+    /// Whether a local value may be stored (rule 30: local values): no change of its key or of one of its tags with a
+    /// higher version is known. The tags are registered by now, so a later change of them makes the value invisible.
     pub(crate) fn may_store_local(&self, op: &Op, version: Version, tags: &Tags) -> bool {
         self.in_flight.may_store_version(op, version) && tags.allow(version.ver)
     }

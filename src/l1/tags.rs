@@ -180,6 +180,8 @@ impl TagTable {
     /// Applies an invalidation of a tag. One of a former generation is of no use.
     pub(super) fn raise_floor(&self, name: &str, ver: u64, generation: Generation) {
         let mut states = lock(&self.0);
+        // The version of a local value may be that of the invalidation: then its load began later (rule 30: local values).
+        let ver = ver.saturating_sub(u64::from(states.invalidated.is_some()));
         states.note_invalidated(name, ver, generation);
         if states.generation == generation
             && let Some(state) = states.by_name.get(name)

@@ -66,8 +66,8 @@ pub(super) async fn keep_warm(cache: Weak<Engine>, keys: Vec<WarmKey>, every: Du
                 let (number, is_loaded): (usize, bool) = ended;
                 let after = if is_loaded {
                     retries.remove(&number);
-                    // The look-up says how old the value is.
-                    Duration::ZERO
+                    // The look-up says how old the value is. Not at once: L1 may not have kept it, and L2 may have none.
+                    FIRST_RETRY.min(every)
                 } else {
                     let first = || retry_delays(FIRST_RETRY.min(every), every);
                     retries.entry(number).or_insert_with(first).next().unwrap_or(every)

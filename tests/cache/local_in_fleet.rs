@@ -19,6 +19,7 @@ over_both_stores!(
     an_insert_is_kept_by_its_instance_alone,
     a_value_whose_key_was_changed_during_its_load_is_not_stored,
     a_value_whose_tag_was_invalidated_during_its_load_is_not_stored,
+    a_value_is_stored_again_after_its_tag_was_invalidated,
     a_message_that_comes_after_the_load_evicts_its_value,
     a_message_that_was_lost_is_replayed,
     a_refresh_removes_the_key_elsewhere,
@@ -151,6 +152,27 @@ async fn a_value_whose_tag_was_invalidated_during_its_load_is_not_stored(fleet: 
             a.invalidate("k").await.unwrap();
         }
     }
+}
+
+/// Though no later write has a version.
+async fn a_value_is_stored_again_after_its_tag_was_invalidated(fleet: Fleet) {
+    let ((a, _), (b, _)) = pair(&fleet).await;
+    let source = Source::new("v");
+    for cache in [&a, &b] {
+        load_tagged(cache, "k", source.clone(), "t").await;
+    }
+    a.invalidate_tag("t").await.unwrap();
+    load_tagged(&a, "k", source.clone(), "t").await;
+    assert!(
+        a.get("k").await.is_some(),
+        "its own answer names the version"
+    );
+    received(&b, 1).await;
+    let is_stored = || async {
+        load_tagged(&b, "k", source.clone(), "t").await;
+        b.get("k").await.is_some()
+    };
+    eventually("it is stored", is_stored).await;
 }
 
 async fn a_message_that_comes_after_the_load_evicts_its_value(fleet: Fleet) {

@@ -128,10 +128,10 @@ impl Loads {
     ) -> LoadFuture {
         let loads = Arc::clone(self);
         Box::pin(async move {
-            local_values::await_proof(&loads.ctx).await;
             if let Some(entry) = loads.get_at_once(&key).await {
                 return Ok(entry);
             }
+            local_values::await_proof(&loads.ctx).await;
             if loads.expects_a_miss(&key, &loader_source) {
                 return loads.load_unread(key, loader_source).await;
             }

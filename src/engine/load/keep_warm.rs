@@ -48,8 +48,9 @@ impl Loads {
         key: &Key,
         loader_source: LoaderSource,
     ) -> bool {
-        let Err(error) = self.get_or_load(key.clone(), loader_source).await else {
-            return true;
+        let error = match self.get_or_load(key.clone(), loader_source).await {
+            Ok(entry) => return entry.record().is_stored(),
+            Err(error) => error,
         };
         if self.ctx.options.may_log_cause(&error) {
             warn!(

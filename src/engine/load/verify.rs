@@ -17,6 +17,7 @@ use crate::entry::AnyEntry;
 use crate::error::LoadError;
 use crate::events::CacheEvent;
 use crate::key::Key;
+use crate::l1::SharedRecord;
 use crate::loaded::Loaded;
 use crate::vocabulary::AnyValue;
 
@@ -145,7 +146,12 @@ impl Loads {
             Some(record) => Ok(record),
             None => self.reads.read(key).await.0,
         };
-        record.is_ok_and(|record| record.version == sample.entry.record().version)
+        let before = sample.entry.record();
+        // Several local values may have one version (rule 30: local values).
+        let is_it = |record: &SharedRecord| {
+            !self.ctx.l1.are_values_local || record.born_at == before.born_at
+        };
+        record.is_ok_and(|record| record.version == before.version && is_it(&record))
     }
 
     fn note_mismatch(&self, Sample { key, entry, .. }: &Sample) {

@@ -220,7 +220,10 @@ impl Loads {
         let leases = leased.iter().map(|(_, op, lease)| (&op.key, Some(*lease)));
         let leases: Vec<_> = leases.collect();
         // A caller that waits for one of the leases waits no longer than for the lease of an instance that is gone.
-        let limit = (ctx.options.tuned().load_timeout).min(ctx.options.lease_ttl);
+        let mut limit = ctx.options.tuned().load_timeout;
+        if !ctx.l1.are_values_local {
+            limit = limit.min(ctx.options.lease_ttl);
+        }
         let ids = vec![id.clone(); leases.len()];
         let called = self.call_within(limit, loading, &leases, ids, QueuedLoads::default());
         let loaded: Vec<_> = match called.await {

@@ -282,11 +282,8 @@ impl Writes {
             }
         }
         let removed = async {
-            let removed = if ctx.l1.are_values_local {
-                Vec::new()
-            } else {
-                self.passes.remove(ctx, old.clone()).await?
-            };
+            // Also where values are local: L2 may have values of other instances, as during a rolling deploy.
+            let removed = self.passes.remove(ctx, old.clone()).await?;
             // The messages, that no value from before with the prefix is in L2 any more.
             let publishing = stream::iter(old.clone())
                 .map(|(prefix, _)| async move { ctx.publish(Kind::Prefix, &[&prefix]).await });

@@ -13,6 +13,19 @@ pub(crate) enum ValuesIn {
     L2,
     /// Nowhere: each value stays in the instance that has loaded it.
     Instances,
+    /// In L2 for every other instance, as during a rolling deploy.
+    Both,
+}
+
+impl ValuesIn {
+    /// Whether the values of an instance stay in it.
+    pub(crate) fn are_local_to(self, instance: usize) -> bool {
+        match self {
+            Self::L2 => false,
+            Self::Instances => true,
+            Self::Both => instance % 2 == 1,
+        }
+    }
 }
 
 /// One world's constants. Times are in milliseconds of simulated time.
@@ -293,7 +306,11 @@ impl Config {
     pub(crate) fn with_local_values(seed: u64) -> Self {
         let without_lag = seed / 7 * 8 + seed % 7;
         Self {
-            values_in: ValuesIn::Instances,
+            values_in: if seed % 3 == 2 {
+                ValuesIn::Both
+            } else {
+                ValuesIn::Instances
+            },
             competitions: 0.0,
             types: 1,
             ..Self::draw(without_lag)

@@ -62,7 +62,7 @@ pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
         types: config.types,
     };
     let mut all = history.check_strictly(&terms);
-    if config.values_in == ValuesIn::Instances {
+    if config.values_in != ValuesIn::L2 {
         // Each instance loads for itself.
         all.retain(|one| one.invariant != Invariant::I6OneLoad);
     }
@@ -322,7 +322,7 @@ impl World {
         if let Some(limit) = config.available_ms {
             builder = builder.mode(Mode::Available { limit: ms(limit) });
         }
-        if config.values_in == ValuesIn::Instances {
+        if config.values_in.are_local_to(link.instance) {
             builder = with_local_values(builder);
         }
         builder.build().unwrap()
