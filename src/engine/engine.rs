@@ -83,7 +83,7 @@ pub(super) struct Instance {
     pub(super) l2: Box<dyn L2>,
     pub(super) has_l2: bool,
     /// Whether there is an L2, and values stay in this instance all the same.
-    pub(super) has_local_values: bool,
+    pub(super) are_values_local: bool,
     /// Of all partitions together.
     pub(super) l1_capacity: AtomicU64,
     pub(super) hot_keys: Arc<HotKeys>,
@@ -127,7 +127,7 @@ impl Instance {
             weigher,
             advice,
             &self.l1_events,
-            self.has_local_values,
+            self.are_values_local,
         ));
         let freshness = Arc::clone(&l1.freshness);
         let (options, switch) = (Arc::clone(&self.options), Arc::new(Switch::like(switch)));
@@ -169,7 +169,7 @@ impl Instance {
                 options,
                 counters,
                 &l1,
-                self.has_l2 && !self.has_local_values,
+                self.has_l2 && !self.are_values_local,
             ),
             deferred: Deferred::new(max_deferred),
             backoff: Backoff::new(options.clock.clone()),
@@ -217,7 +217,7 @@ impl Engine {
         let partitions = set.unwrap_or_else(|| l2.default_partitions());
         let switch = Switch::new(options.enabled, options.enabled_for);
         let values = Arc::new(parts.values);
-        let has_local_values = has_l2 && values.are_local;
+        let are_values_local = has_l2 && values.are_local;
         let capacity = options.l1_capacity;
         let size_advice = options.size_advice.then(|| {
             let is_weighed = values.weigher(capacity).is_some();
@@ -230,7 +230,7 @@ impl Engine {
             values,
             l2,
             has_l2,
-            has_local_values,
+            are_values_local,
             l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
             mismatches: Arc::default(),

@@ -121,7 +121,7 @@ pub(crate) fn fill(ctx: &Context, op: &Op, lease: Lease, tags: &Tags) -> Fill {
 }
 
 /// The step that L2 is sent in the place of one that is about values, and its batch.
-pub(crate) fn step<'b>(step: &Step, batch: Batch<'b>) -> (Step, Batch<'b>) {
+pub(crate) fn step_for_l2<'b>(step: &Step, batch: Batch<'b>) -> (Step, Batch<'b>) {
     if !step.is_insert() && *step != Step::Expire {
         return (step.clone(), batch);
     }

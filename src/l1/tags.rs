@@ -270,6 +270,30 @@ mod tests {
         assert!(!before.allow(u64::MAX - 1) && after.allow(1));
     }
 
+    /// Rule 30. A load names its tags when it ends: they may have been invalidated before they are registered.
+    #[test]
+    fn local_values_find_what_was_invalidated_before() {
+        let table = TagTable::new(true);
+        table.raise_floor("t", 10, NOW);
+        table.void("void", 20, NOW);
+        for (name, oldest) in [("t", 10), ("void", 21), ("other", 0)] {
+            let tags = table.register(&[name.into()], NOW);
+            assert!(tags.allow(oldest.max(1)), "{name}");
+            assert!(oldest == 0 || !tags.allow(oldest - 1), "{name}");
+        }
+        // A full table keeps the highest version of all that it forgets.
+        for n in 0..MAX_INVALIDATED as u64 {
+            table.raise_floor(&n.to_string(), 100 + n, NOW);
+        }
+        let known = 100 + MAX_INVALIDATED as u64 - 1;
+        let forgotten = known - 2;
+        let tags = table.register(&["never seen".into()], NOW);
+        assert!(tags.allow(forgotten) && !tags.allow(forgotten - 1));
+        // Another generation begins anew.
+        let next = Generation(NOW.0 + 1);
+        assert!(table.register(&["never seen".into()], next).allow(1));
+    }
+
     #[test]
     fn what_no_entry_has_any_more_makes_room() {
         let table = TagTable::new(false);

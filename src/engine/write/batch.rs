@@ -175,7 +175,7 @@ async fn step(
         deadline,
     };
     if ctx.l1.are_values_local {
-        let (step, batch) = local_values::step(&group.step, batch);
+        let (step, batch) = local_values::step_for_l2(&group.step, batch);
         let writing = ctx.partition.write(&step, batch);
         return ctx.breaker.send(step.name(), writing).await;
     }
