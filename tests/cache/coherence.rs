@@ -264,9 +264,7 @@ async fn what_is_missed_while_cut_off_is_flushed(fleet: Fleet) {
     let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
     let truth = Source::new("old");
     truth.through(&b, "k").await.unwrap();
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
 
     a.invalidate("k").await.unwrap();
     gate.arrived(1).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{Builder, Cache, Clock, Entry, LoadError, RedisL2};
+use larder::{Builder, Cache, Clock, Entry, LoadError, Loaded, RedisL2};
 use tokio::time::Instant;
 
 use crate::support::eventually::eventually;
@@ -289,10 +289,32 @@ pub(crate) async fn left<'k>(cache: &Texts, keys: &[&'k str]) -> Vec<&'k str> {
     left
 }
 
+/// Loads a key whose value has these tags.
+pub(crate) async fn load_tagged(
+    cache: &Texts,
+    key: &str,
+    source: Source,
+    tags: &'static [&str],
+) -> Entry<String> {
+    let loader = async move |_| {
+        let value = source.load().await?;
+        Ok::<_, std::io::Error>(Loaded::new(value).tags(tags))
+    };
+    cache.get_or_load_with(key, loader).await.unwrap()
+}
+
 /// Two instances that send no heartbeats: what one hears of the other are messages.
 pub(crate) async fn pair(fleet: &Fleet) -> ((Texts, Network), (Texts, Network)) {
+    pair_with(fleet, without_heartbeats).await
+}
+
+/// Two instances with the same options.
+pub(crate) async fn pair_with(
+    fleet: &Fleet,
+    set: impl Fn(Set) -> Set,
+) -> ((Texts, Network), (Texts, Network)) {
     (
-        fleet.instance_with(without_heartbeats).await,
-        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(&set).await,
+        fleet.instance_with(&set).await,
     )
 }

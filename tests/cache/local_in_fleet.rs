@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
-use larder::Loaded;
 use larder::internal::with_local_values;
 
 use crate::fleet::{
-    Fleet, Set, Source, Texts, UNHURRIED, left, over_both_stores, received, stores,
-    without_heartbeats,
+    Fleet, Set, Source, Texts, UNHURRIED, left, load_tagged, over_both_stores, pair_with, received,
+    stores, without_heartbeats,
 };
 use crate::support::eventually::eventually;
-use crate::support::network::{Gate, Network, Step, Way};
+use crate::support::network::{Gate, Network, Step};
 
 over_both_stores!(
     each_instance_loads_for_itself_and_l2_has_no_value,
@@ -38,19 +37,16 @@ fn local(builder: Set) -> Set {
 
 /// Two instances that send no heartbeats unless a proof is requested.
 async fn pair(fleet: &Fleet) -> ((Texts, Network), (Texts, Network)) {
-    (
-        fleet.instance_with(local).await,
-        fleet.instance_with(local).await,
-    )
+    pair_with(fleet, local).await
 }
 
-async fn load_tagged(cache: &Texts, key: &str, source: Source, tag: &'static str) -> String {
-    let loader = async move |_| {
-        let value = source.load().await?;
-        Ok::<_, std::io::Error>(Loaded::new(value).tags([tag]))
-    };
-    let entry = cache.get_or_load_with(key, loader).await.unwrap();
-    (*entry).clone()
+/// Two instances that have each loaded the value.
+async fn pair_with_value(fleet: &Fleet, source: &Source) -> ((Texts, Network), (Texts, Network)) {
+    let ((a, wire), (b, other_wire)) = pair(fleet).await;
+    for cache in [&a, &b] {
+        source.through(cache, "k").await.unwrap();
+    }
+    ((a, wire), (b, other_wire))
 }
 
 async fn each_instance_loads_for_itself_and_l2_has_no_value(fleet: Fleet) {
@@ -79,7 +75,7 @@ async fn a_change_is_one_of_all_instances(fleet: Fleet) {
                 cache,
                 key,
                 source.clone(),
-                if key == "tagged" { "t" } else { "u" },
+                if key == "tagged" { &["t"] } else { &["u"] },
             )
             .await;
         }
@@ -101,11 +97,8 @@ async fn a_change_is_one_of_all_instances(fleet: Fleet) {
 }
 
 async fn an_insert_is_kept_by_its_instance_alone(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
     let source = Source::new("old");
-    for cache in [&a, &b] {
-        source.through(cache, "k").await.unwrap();
-    }
+    let ((a, _), (b, _)) = pair_with_value(&fleet, &source).await;
     source.set("new");
     a.insert("k", "new".to_owned()).await.unwrap();
     assert_eq!(**a.get_local("k").unwrap(), *"new");
@@ -135,12 +128,12 @@ async fn a_value_whose_key_was_changed_during_its_load_is_not_stored(fleet: Flee
 async fn a_value_whose_tag_was_invalidated_during_its_load_is_not_stored(fleet: Fleet) {
     let ((a, _), (b, _)) = pair(&fleet).await;
     for (changes, messages) in [(&a, 0), (&b, 1)] {
-        for (tag, is_stored) in [("t", false), ("other", true)] {
+        for (tags, is_stored) in [(&["t"], false), (&["other"], true)] {
             let (gate, source) = (Gate::new(), Source::new("old"));
             let before = a.stats().invalidations_received;
             let loading = tokio::spawn({
                 let (a, source) = (a.clone(), source.behind(&gate));
-                async move { load_tagged(&a, "k", source, tag).await }
+                async move { (*load_tagged(&a, "k", source, tags).await).clone() }
             });
             eventually("it loads", || async { source.loads() == 1 }).await;
             // No value of this instance has the tag yet.
@@ -148,7 +141,7 @@ async fn a_value_whose_tag_was_invalidated_during_its_load_is_not_stored(fleet: 
             received(&a, before + messages).await;
             gate.open();
             assert_eq!(loading.await.unwrap(), "old");
-            assert_eq!(a.get("k").await.is_some(), is_stored, "{tag}");
+            assert_eq!(a.get("k").await.is_some(), is_stored, "{tags:?}");
             a.invalidate("k").await.unwrap();
         }
     }
@@ -159,17 +152,17 @@ async fn a_value_is_stored_again_after_its_tag_was_invalidated(fleet: Fleet) {
     let ((a, _), (b, _)) = pair(&fleet).await;
     let source = Source::new("v");
     for cache in [&a, &b] {
-        load_tagged(cache, "k", source.clone(), "t").await;
+        load_tagged(cache, "k", source.clone(), &["t"]).await;
     }
     a.invalidate_tag("t").await.unwrap();
-    load_tagged(&a, "k", source.clone(), "t").await;
+    load_tagged(&a, "k", source.clone(), &["t"]).await;
     assert!(
         a.get("k").await.is_some(),
         "its own answer names the version"
     );
     received(&b, 1).await;
     let is_stored = || async {
-        load_tagged(&b, "k", source.clone(), "t").await;
+        load_tagged(&b, "k", source.clone(), &["t"]).await;
         b.get("k").await.is_some()
     };
     eventually("it is stored", is_stored).await;
@@ -197,9 +190,7 @@ async fn a_message_that_was_lost_is_replayed(fleet: Fleet) {
     let ((a, wire), (b, _)) = pair(&fleet).await;
     let source = Source::new("old");
     source.through(&a, "k").await.unwrap();
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
     b.invalidate("k").await.unwrap();
     gate.open();
     a.ready().await;
@@ -207,11 +198,8 @@ async fn a_message_that_was_lost_is_replayed(fleet: Fleet) {
 }
 
 async fn a_refresh_removes_the_key_elsewhere(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
     let source = Source::new("old");
-    for cache in [&a, &b] {
-        source.through(cache, "k").await.unwrap();
-    }
+    let ((a, _), (b, _)) = pair_with_value(&fleet, &source).await;
     source.set("new");
     let of_a = source.clone();
     let entry = a.refresh("k", move || of_a.load()).await.unwrap();
@@ -226,11 +214,8 @@ async fn a_refresh_removes_the_key_elsewhere(fleet: Fleet) {
 }
 
 async fn a_write_through_is_loaded_by_all(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
     let source = Source::new("old");
-    for cache in [&a, &b] {
-        source.through(cache, "k").await.unwrap();
-    }
+    let ((a, _), (b, _)) = pair_with_value(&fleet, &source).await;
     let during = b.clone();
     let (written, loads) = (source.clone(), source.clone());
     let store = |value: &String| {
@@ -272,8 +257,8 @@ async fn a_token_is_not_answered_by_an_older_value(fleet: Fleet) {
 async fn the_first_value_of_a_namespace_is_stored(fleet: Fleet) {
     let (a, _) = fleet.instance_with(local).await;
     let source = Source::new("v");
-    load_tagged(&a, "k", source.clone(), "t").await;
-    load_tagged(&a, "k", source.clone(), "t").await;
+    load_tagged(&a, "k", source.clone(), &["t"]).await;
+    load_tagged(&a, "k", source.clone(), &["t"]).await;
     assert_eq!(source.loads(), 1);
     a.invalidate_tag("t").await.unwrap();
     assert!(a.get("k").await.is_none());
@@ -284,9 +269,7 @@ async fn a_value_that_is_loaded_without_a_proof_is_not_stored(fleet: Fleet) {
     let (a, wire) = fleet
         .instance_with(|set| local(set).l2_timeout(limit))
         .await;
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
     for _ in 0..3 {
         assert!(!stores(&a, "k").await);
     }
@@ -303,11 +286,8 @@ async fn a_caller_waits_for_the_first_proof(fleet: Fleet) {
 }
 
 async fn a_touch_is_of_one_instance(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
     let source = Source::new("v");
-    for cache in [&a, &b] {
-        source.through(cache, "k").await.unwrap();
-    }
+    let ((a, _), (b, _)) = pair_with_value(&fleet, &source).await;
     let ttl = Duration::from_millis(50);
     assert!(a.touch("k", ttl).await.unwrap());
     assert!(!a.touch("none", ttl).await.unwrap());

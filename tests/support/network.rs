@@ -281,6 +281,14 @@ impl Network {
         self.wires.events.send_modify(|events| events.cuts += 1);
     }
 
+    /// Cuts the subscriber's connection, and lets it subscribe again once the gate is opened.
+    pub(crate) async fn cut_off(&self) -> Gate {
+        let gate = self.close(Step::Subscribe, Way::Request);
+        self.cut();
+        self.subscribers(0).await;
+        gate
+    }
+
     /// Waits until so many subscribers are connected.
     pub(crate) async fn subscribers(&self, n: usize) {
         let mut subscribed = self.wires.subscribed.subscribe();

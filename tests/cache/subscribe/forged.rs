@@ -6,7 +6,7 @@ use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 use crate::fleet::{Fleet, Source, Texts, pair, received};
 use crate::support::eventually::eventually;
 use crate::support::home;
-use crate::support::network::{Network, Step, Way};
+use crate::support::network::{Network, Step};
 
 /// Many more than heartbeats may be sent for.
 const MANY: u64 = 1000;
@@ -132,9 +132,7 @@ async fn numbers_that_are_given_later_hide_nothing_from_a_new_subscription() {
     let (epoch, next) = (it.publisher.epoch, it.publisher.seq + 1);
     it.publisher.publish(epoch, next).await;
     received(&it.b, 2).await;
-    let gate = it.wire.close(Step::Subscribe, Way::Request);
-    it.wire.cut();
-    it.wire.subscribers(0).await;
+    let gate = it.wire.cut_off().await;
     it.a.invalidate("k").await.unwrap();
     gate.open();
     it.b.ready().await;

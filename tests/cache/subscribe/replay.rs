@@ -65,10 +65,7 @@ async fn pair(fleet: &Fleet) -> Pair {
 impl Pair {
     /// Cuts `b` off until the gate is opened.
     async fn cut_off(&self) -> Gate {
-        let gate = self.wire.close(Step::Subscribe, Way::Request);
-        self.wire.cut();
-        self.wire.subscribers(0).await;
-        gate
+        self.wire.cut_off().await
     }
 
     async fn back(&self, gate: &Gate) {

@@ -368,9 +368,7 @@ async fn a_missed_message_is_replayed(fleet: Fleet) {
     })
     .await;
     let flushes = b.stats().l1_flushes;
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
     assert_eq!(a.invalidate_prefix("eu:").await.unwrap(), 1);
     gate.open();
     b.ready().await;

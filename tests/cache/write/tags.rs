@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::task::JoinHandle;
 
 use crate::fleet::{
-    Fleet, HOUR, Set, Source, Texts, left, over_both_stores, pair, received, stores,
+    Fleet, HOUR, Set, Source, Texts, left, load_tagged, over_both_stores, pair, received, stores,
     without_heartbeats,
 };
 use crate::support::eventually::eventually;
@@ -54,15 +54,6 @@ async fn insert(cache: &Texts, key: &str, tags: &[&str]) {
     cache.insert(key, tagged("old", tags)).await.unwrap();
 }
 
-/// Loads a key whose value has these tags.
-async fn load(cache: &Texts, key: &str, source: Source, tags: &'static [&str]) -> Entry<String> {
-    let loader = async move |_| {
-        let value = source.load().await?;
-        Ok::<_, std::io::Error>(tagged(&value, tags))
-    };
-    cache.get_or_load_with(key, loader).await.unwrap()
-}
-
 /// The same in a task of its own.
 fn spawn(
     cache: &Texts,
@@ -71,7 +62,7 @@ fn spawn(
     tags: &'static [&str],
 ) -> JoinHandle<Entry<String>> {
     let (cache, source) = (cache.clone(), source.clone());
-    tokio::spawn(async move { load(&cache, key, source, tags).await })
+    tokio::spawn(async move { load_tagged(&cache, key, source, tags).await })
 }
 
 async fn all_values_with_the_tag_are_gone_everywhere_and_no_others(fleet: Fleet) {
@@ -177,9 +168,7 @@ async fn an_instance_without_a_proof_asks_each_time(fleet: Fleet) {
     let ((a, _), (b, wire)) = pair(&fleet).await;
     insert(&a, "k", &["t"]).await;
     assert!(b.get("k").await.is_some());
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
     let asked = wire.asked(Step::TagVersions);
     assert!(b.get("k").await.is_some());
     assert_eq!(wire.asked(Step::TagVersions), asked + 1);
@@ -215,7 +204,7 @@ async fn a_load_that_began_before_is_stored_only_without_the_tag(fleet: Fleet) {
         }
         truth.set("new");
         for (key, tags) in kinds {
-            let entry = load(&b, key, truth.clone(), tags).await;
+            let entry = load_tagged(&b, key, truth.clone(), tags).await;
             assert!(entry.meta().version().is_some(), "{key}");
             a.invalidate(key).await.unwrap();
         }
@@ -440,9 +429,7 @@ async fn a_missed_message_is_replayed(fleet: Fleet) {
     })
     .await;
     let flushes = b.stats().l1_flushes;
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
     a.invalidate_tag("t").await.unwrap();
     gate.open();
     b.ready().await;
@@ -469,14 +456,14 @@ async fn a_deferred_invalidation_holds_the_tag_and_is_delivered(fleet: Fleet) {
         assert!(a.get_local("k").is_none() && a.get_local("other").is_some());
         assert_eq!(left(&a, &["k", "other"]).await, ["other"]);
         assert!(b.get("k").await.is_some(), "it was not told");
-        let loaded = load(&a, "k", Source::new("new"), &["t"]).await;
+        let loaded = load_tagged(&a, "k", Source::new("new"), &["t"]).await;
         assert_eq!((loaded.as_str(), loaded.meta().version()), ("new", None));
         wire.lose(Step::InvalidateTags, Way::Request, 0);
         wire.cut();
         eventually("it is delivered", || async { b.get("k").await.is_none() }).await;
         a.ready().await;
         eventually("a uses the tag again", || async {
-            let loaded = load(&a, "k", Source::new("new"), &["t"]).await;
+            let loaded = load_tagged(&a, "k", Source::new("new"), &["t"]).await;
             loaded.meta().version().is_some()
         })
         .await;
@@ -702,7 +689,7 @@ async fn what_others_have_refreshed_and_is_invalid_is_not_kept() {
         let (truth, gate) = (Source::new("old"), Gate::new());
         // The refresh of b gives the value another tag, and publishes no message.
         eventually("b refreshes it", || async {
-            load(&b, "k", truth.behind(&gate), &["t"]).await;
+            load_tagged(&b, "k", truth.behind(&gate), &["t"]).await;
             truth.loads() > 0
         })
         .await;
@@ -710,7 +697,7 @@ async fn what_others_have_refreshed_and_is_invalid_is_not_kept() {
         let new = Source::new("new");
         if waits {
             let asked = wire.asked(Step::AcquireLease);
-            load(&a, "k", new.clone(), &["t"]).await;
+            load_tagged(&a, "k", new.clone(), &["t"]).await;
             eventually("a waits", || async {
                 wire.asked(Step::AcquireLease) > asked
             })
@@ -723,13 +710,13 @@ async fn what_others_have_refreshed_and_is_invalid_is_not_kept() {
         })
         .await;
         if !waits {
-            load(&a, "k", new.clone(), &["t"]).await;
+            load_tagged(&a, "k", new.clone(), &["t"]).await;
         }
         asking.arrived(1).await;
         a.invalidate_tag("t").await.unwrap();
         asking.open();
         eventually("a has the new value", || async {
-            let entry = load(&a, "k", new.clone(), &["t"]).await;
+            let entry = load_tagged(&a, "k", new.clone(), &["t"]).await;
             assert_ne!(entry.as_str(), "old");
             entry.as_str() == "new"
         })
@@ -862,7 +849,7 @@ async fn an_instance_that_cannot_ask_has_a_miss(fleet: Fleet) {
     wire.lose(Step::TagVersions, Way::Request, usize::MAX);
     assert!(b.get("k").await.is_none());
     assert!(b.get_local("k").is_none());
-    let loaded = load(&b, "k", Source::new("new"), &["t"]).await;
+    let loaded = load_tagged(&b, "k", Source::new("new"), &["t"]).await;
     assert_eq!(loaded.as_str(), "new");
     wire.lose(Step::TagVersions, Way::Request, 0);
     assert!(b.get("k").await.is_some());
@@ -883,7 +870,7 @@ async fn a_tag_whose_version_is_lost_fails_closed() {
     let (b, _) = fleet.instance().await;
     assert_eq!(left(&b, &["k", "other"]).await, ["other"]);
     assert!(!b.touch("k", Duration::from_secs(60)).await.unwrap());
-    let loaded = load(&b, "k", Source::new("new"), &["t", "u"]).await;
+    let loaded = load_tagged(&b, "k", Source::new("new"), &["t", "u"]).await;
     assert!(loaded.meta().version().is_some());
     let (c, _) = fleet.instance().await;
     assert_eq!(left(&c, &["k", "other"]).await, ["k", "other"]);
@@ -904,7 +891,7 @@ async fn what_is_known_of_a_tag_is_of_one_epoch() {
     b.clear().await.unwrap();
     b.ready().await;
     insert(&b, "of the next", &["t"]).await;
-    let found = load(&a, "of the next", Source::new("new"), &["t"]).await;
+    let found = load_tagged(&a, "of the next", Source::new("new"), &["t"]).await;
     assert_eq!(found.as_str(), "old");
     assert!(a.get_local("held").is_some(), "it has not heard of that");
     assert!(a.get("k").await.is_none());
@@ -923,7 +910,7 @@ async fn a_damaged_clock_leaves_tags_usable() {
     let damaged: u32 = redis(&mut raw, &["HDEL", "{test:text.0}!clock", "at"]).await;
     assert_eq!(damaged, 1);
     let (b, _) = fleet.instance().await;
-    let loaded = load(&b, "k", Source::new("new"), &["t", "u"]).await;
+    let loaded = load_tagged(&b, "k", Source::new("new"), &["t", "u"]).await;
     assert!(loaded.meta().version().is_some());
     let (c, _) = fleet.instance().await;
     assert_eq!(left(&c, &["k"]).await, ["k"]);
@@ -1053,9 +1040,7 @@ async fn what_was_invalidated_is_not_handed_out_unproven() {
     for key in ["k", "other"] {
         insert(&a, key, &[key]).await;
     }
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
     for step in [Step::Get, Step::AcquireLease, Step::InvalidateTags] {
         wire.lose(step, Way::Request, usize::MAX);
     }
@@ -1077,9 +1062,7 @@ async fn an_available_instance_that_cannot_ask_answers_from_l1() {
         })
         .await;
     insert(&a, "k", &["t"]).await;
-    let gate = wire.close(Step::Subscribe, Way::Request);
-    wire.cut();
-    wire.subscribers(0).await;
+    let gate = wire.cut_off().await;
     wire.lose(Step::TagVersions, Way::Request, 1);
     let entry = a.get("k").await.unwrap();
     assert!(entry.meta().is_unproven());
