@@ -63,7 +63,7 @@ use std::ops::Deref;
 /// | [`invalidate_prefix`](crate::Cache::invalidate_prefix) | does so, too, and counts the values of this instance |
 /// | [`expire`](crate::Cache::expire) | removes the key, as `invalidate` does, if the cache has an L2; without one it makes the value stale |
 /// | [`touch`](crate::Cache::touch), and reads of a cache with [`sliding`](crate::Builder::sliding) | change the lifetime in this instance |
-/// | [`at_least`](crate::Cache::at_least) | works with the token of each write, in all instances |
+/// | [`at_least`](crate::Cache::at_least) | takes the token of each write, in all instances |
 /// | [`update`](crate::Cache::update), [`insert_if`](crate::Cache::insert_if), [`invalidate_and_hold`](crate::Cache::invalidate_and_hold), write-behind | do not compile: L2 decides on their values |
 ///
 /// A cache with an L2 stores a value only if this instance is connected when the load begins, and so has a proof that it
@@ -72,12 +72,13 @@ use std::ops::Deref;
 /// until there is a proof.
 ///
 /// In one namespace some instances may have local values and others ordinary ones, as during a rolling deploy: an
-/// invalidation is one of all. But an instance with local values sees no hold
+/// invalidation reaches all of them. But an instance with local values sees no hold
 /// ([`invalidate_and_hold`](crate::Cache::invalidate_and_hold)) and no write that waits for its source (write-behind). So
 /// no other instance or program of the namespace may use these.
 ///
-/// A load sends L2 nothing, except the first loads of a namespace that has had no write yet. An insert, an `expire` and a `refresh` cost one round trip, as an invalidation does. The
-/// [version](crate::Meta::version) of an entry is that of a write before its load: several values may have it.
+/// A load sends L2 nothing, except the first loads of a namespace that has had no write yet. An insert, an `expire` and a
+/// `refresh` cost one round trip, as an invalidation does. The [version](crate::Meta::version) of an entry is that of a
+/// write before its load: several values may have it.
 ///
 /// # Options
 ///

@@ -170,17 +170,23 @@ impl Context {
 
     /// Publishes a message without a change of L2, by the invalidation of no key.
     pub(crate) async fn publish(&self, kind: Kind, names: &[&str]) -> Result<Written, L2Error> {
+        self.invalidate(&[], kind, names).await
+    }
+
+    /// Removes keys from L2, and publishes a message, which need not name them.
+    pub(crate) async fn invalidate(
+        &self,
+        keys: &[&str],
+        kind: Kind,
+        names: &[&str],
+    ) -> Result<Written, L2Error> {
         let batch = Batch {
+            keys,
             payload: &self.message(kind, names),
             ..Batch::default()
         };
-        let publishing = self.partition.write(&Step::INVALIDATE, batch);
-        self.breaker.send("invalidate", publishing).await
-    }
-
-    /// Whether L2 has no values: without L2, or as values are local.
-    pub(crate) fn has_no_values_in_l2(&self) -> bool {
-        self.l1.are_values_local || self.l1.freshness.is_unshared()
+        let invalidating = self.partition.write(&Step::INVALIDATE, batch);
+        self.breaker.send("invalidate", invalidating).await
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14: deferred writes), or the cache

@@ -109,8 +109,6 @@ pub(crate) struct Convert {
     unstorable_until: AtomicU64,
     /// Knows how far the partition's time is.
     l1: Arc<L1>,
-    /// Whether L2 has values, so that they are encoded.
-    encodes: bool,
 }
 
 impl Convert {
@@ -120,7 +118,6 @@ impl Convert {
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         l1: &Arc<L1>,
-        encodes: bool,
     ) -> Self {
         Self {
             rules: Arc::clone(rules),
@@ -131,7 +128,6 @@ impl Convert {
             counters: Arc::clone(counters),
             unstorable_until: AtomicU64::new(0),
             l1: Arc::clone(l1),
-            encodes,
         }
     }
 
@@ -371,7 +367,8 @@ impl Convert {
     ) -> Result<EncodedValue, CodecError> {
         // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::new_body();
-        let encoded = if self.encodes {
+        let is_encoded = !self.l1.is_only_level();
+        let encoded = if is_encoded {
             let context = self.value_context(key, tags);
             let written = self.rules.codec.encode(value, &context, &mut body);
             written.map(|written| {
@@ -389,7 +386,7 @@ impl Convert {
         };
         // With the namespace and the key, so that a copy under another name counts as damaged.
         envelope::finish_body(&mut body, head, ttls, tags, self.namespace.key(key));
-        if self.encodes {
+        if is_encoded {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }
         Ok(EncodedValue { body, ttls })

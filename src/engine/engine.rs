@@ -82,8 +82,6 @@ pub(super) struct Instance {
     /// Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
     pub(super) l2: Box<dyn L2>,
     pub(super) has_l2: bool,
-    /// Whether there is an L2, and values stay in this instance all the same.
-    pub(super) are_values_local: bool,
     /// Of all partitions together.
     pub(super) l1_capacity: AtomicU64,
     pub(super) hot_keys: Arc<HotKeys>,
@@ -127,7 +125,7 @@ impl Instance {
             weigher,
             advice,
             &self.l1_events,
-            self.are_values_local,
+            self.has_l2 && self.values.are_local,
         ));
         let freshness = Arc::clone(&l1.freshness);
         let (options, switch) = (Arc::clone(&self.options), Arc::new(Switch::like(switch)));
@@ -163,14 +161,7 @@ impl Instance {
                 events,
                 metrics,
             ),
-            convert: Convert::new(
-                &self.values,
-                self.type_tag,
-                options,
-                counters,
-                &l1,
-                self.has_l2 && !self.are_values_local,
-            ),
+            convert: Convert::new(&self.values, self.type_tag, options, counters, &l1),
             deferred: Deferred::new(max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance: self.id,
@@ -217,7 +208,6 @@ impl Engine {
         let partitions = set.unwrap_or_else(|| l2.default_partitions());
         let switch = Switch::new(options.enabled, options.enabled_for);
         let values = Arc::new(parts.values);
-        let are_values_local = has_l2 && values.are_local;
         let capacity = options.l1_capacity;
         let size_advice = options.size_advice.then(|| {
             let is_weighed = values.weigher(capacity).is_some();
@@ -230,7 +220,6 @@ impl Engine {
             values,
             l2,
             has_l2,
-            are_values_local,
             l1_capacity: AtomicU64::new(capacity.number()),
             hot_keys: Arc::new(HotKeys::new(options.track_hot_keys)),
             mismatches: Arc::default(),

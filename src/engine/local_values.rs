@@ -31,8 +31,8 @@ pub(crate) async fn await_proof(ctx: &Context) {
     }
     // Relaxed: a caller that reads an old flag waits once more, or not at all.
     let is_in_vain = freshness.is_awaited_in_vain.load(Ordering::Relaxed);
-    let is_away = ctx.breaker.is_silent() || ctx.breaker.is_open() || ctx.switch.is_off();
-    if is_in_vain || is_away || !ctx.options.is_listed {
+    let is_l2_away = ctx.breaker.is_silent() || ctx.breaker.is_open() || ctx.switch.is_off();
+    if is_in_vain || is_l2_away || !ctx.options.is_listed {
         return;
     }
     // Boxed: the future of a load of other values does not become larger.
@@ -83,14 +83,8 @@ async fn grant_lease(ctx: &Context, key: &str, ask: LeaseRequest) -> Result<Leas
 /// Removes a key in all instances, and grants the lease of a load that begins after that: the value gets the version of
 /// the invalidation.
 pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
-    let batch = Batch {
-        keys: &[key],
-        payload: &ctx.message(Kind::Invalidate, &[key]),
-        ..Batch::default()
-    };
-    let removing = ctx.partition.write(&Step::INVALIDATE, batch);
-    let written = ctx.breaker.send("invalidate", removing).await.ok()?;
-    let version = written.version()?;
+    let written = ctx.invalidate(&[key], Kind::Invalidate, &[key]).await;
+    let version = written.ok()?.version()?;
     ctx.l1.freshness.note_answered(version);
     ctx.l1.apply([&**key], version);
     ctx.counters.invalidations_sent.bump();
@@ -116,14 +110,14 @@ pub(crate) fn fill(ctx: &Context, op: &Op, lease: Lease, tags: &Tags) -> Fill {
     }
     // The key or the tag may have been changed before the load began, after the last proof: then the next load needs a
     // later proof.
-    (ctx.l1.freshness).wake_for_proof_after(MIN_PROOF_GAP, ctx.now());
+    (ctx.l1.freshness).wake_for_proof_once_in(MIN_PROOF_GAP, ctx.now());
     Fill::Rejected(None)
 }
 
 /// The step that L2 is sent in the place of one that is about values, and its batch.
-pub(crate) fn step_for_l2<'b>(step: &Step, batch: Batch<'b>) -> (Step, Batch<'b>) {
+pub(crate) fn step_for_l2<'a, 'b>(step: &'a Step, batch: Batch<'b>) -> (&'a Step, Batch<'b>) {
     if !step.is_insert() && *step != Step::Expire {
-        return (step.clone(), batch);
+        return (step, batch);
     }
     // A late copy of an invalidation brings nothing back, so it needs no deadline.
     let batch = Batch {
@@ -131,7 +125,7 @@ pub(crate) fn step_for_l2<'b>(step: &Step, batch: Batch<'b>) -> (Step, Batch<'b>
         deadline: None,
         ..batch
     };
-    (Step::INVALIDATE, batch)
+    (&Step::INVALIDATE, batch)
 }
 
 /// The lease of a load that begins after the partition has issued a version. L2 knows nothing of it.

@@ -179,7 +179,7 @@ impl L1 {
         });
     }
 
-    /// Puts a record with the same value and other times in the place of the entry of a key, in a cache without L2; of
+    /// Puts a record with the same value and other times in the place of the entry of a key, where L2 has no values. Of
     /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new`
     /// gives `None` for an entry that may stay as it is.
     ///

@@ -45,8 +45,6 @@ const ENDLESS_PROOF: Tick = UNSHARED - 1;
 /// | | `flush` | first | no |
 /// | `applied_ver` | `prove` | after `partition_time` | yes |
 /// | | `flush` | after `issued` | no |
-/// | `answered_ver` | `note_answered` | alone | no |
-/// | | `flush` | after `issued` | no |
 /// | `partition_time` | `prove` | first | yes |
 /// | | `connected` | alone | no |
 #[derive(Debug, Default)]
@@ -75,12 +73,13 @@ pub(crate) struct Freshness {
     revocations: Mutex<u64>,
     /// Wakes the subscriber, so that it asks for a proof.
     proof_wake: Notify,
-    /// When [`wake_for_proof_after`](Self::wake_for_proof_after) wakes it again.
+    /// When [`wake_for_proof_once_in`](Self::wake_for_proof_once_in) wakes it again.
     next_wake: AtomicU64,
     /// Notified of each proof.
     proven: watch::Sender<()>,
-    /// The highest version that the partition has named in the answer to a write of this instance, in this epoch.
-    answered_ver: AtomicU64,
+    /// The highest version that the partition has named in an answer to a write of this instance. With its epoch: an
+    /// answer that is noted after a flush is of the former one.
+    answered: Mutex<Option<Version>>,
     /// A caller has waited for a proof in vain, and no other one waits until there is a proof.
     pub(crate) is_awaited_in_vain: AtomicBool,
 }
@@ -234,8 +233,8 @@ impl Freshness {
         self.proof_wake.notify_one();
     }
 
-    /// As [`wake_for_proof`](Self::wake_for_proof), unless that was so a moment ago, for one of these calls.
-    pub(crate) fn wake_for_proof_after(&self, gap: Duration, now: Tick) {
+    /// As [`wake_for_proof`](Self::wake_for_proof), but once in this time at most.
+    pub(crate) fn wake_for_proof_once_in(&self, gap: Duration, now: Tick) {
         // Relaxed: of two threads both may wake it.
         let next = self.next_wake.load(Ordering::Relaxed);
         if now >= next {
@@ -297,7 +296,6 @@ impl Freshness {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
         self.applied_ver.store(0, Ordering::Release);
-        self.answered_ver.store(0, Ordering::Release);
         self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -331,23 +329,27 @@ impl Freshness {
         // The epoch first: after a flush in between, the load is of a former generation, and is not stored.
         let epoch = self.epoch();
         let applied = self.applied_ver.load(Ordering::Acquire);
+        let answered = lock(&self.answered).filter(|answered| answered.epoch == epoch);
         Version {
             epoch,
-            ver: applied.max(self.answered_ver.load(Ordering::Acquire)),
+            ver: answered.map_or(applied, |answered| answered.ver.max(applied)),
         }
     }
 
     /// The partition has named a version in an answer to this instance.
     pub(crate) fn note_answered(&self, version: Version) {
-        if version.epoch == self.epoch() {
-            self.answered_ver.fetch_max(version.ver, Ordering::AcqRel);
+        let mut answered = lock(&self.answered);
+        match &mut *answered {
+            Some(known) if known.epoch == version.epoch => known.ver = known.ver.max(version.ver),
+            // Of the known epoch only: a late answer does not replace a newer one.
+            _ if version.epoch == self.epoch() => *answered = Some(version),
+            _ => {}
         }
     }
 
     /// The highest version that the partition is known to have issued, by messages, answers or a proof.
     pub(crate) fn highest_known(&self) -> u64 {
-        let applied = self.applied_ver.load(Ordering::Acquire);
-        self.issued().0.max(applied)
+        self.issued().0.max(self.version_before_load().ver)
     }
 
     /// The partition has issued a version, in this epoch. A flush that comes in between leaves a version of the former

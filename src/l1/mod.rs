@@ -143,6 +143,11 @@ impl L1 {
         }
     }
 
+    /// Whether L2 has no values: they are local, or there is no L2.
+    pub(crate) fn is_only_level(&self) -> bool {
+        self.are_values_local || self.freshness.is_unshared()
+    }
+
     #[inline]
     fn is_visible(&self, record: &Record, now: Tick) -> bool {
         self.is_current(record) && now < record.expires_at

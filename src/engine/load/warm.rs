@@ -171,7 +171,7 @@ impl Loads {
             .chain(in_time)
             .map(|(number, key)| async move {
                 // Where L2 has no values, it has no lease that another load would wait for.
-                let is_loading = ctx.has_no_values_in_l2() && ctx.l1.in_flight.is_loading(&key);
+                let is_loading = ctx.l1.is_only_level() && ctx.l1.in_flight.is_loading(&key);
                 let op = ctx.l1.in_flight.begin(&key);
                 if is_loading {
                     return (number, op, LeaseOutcome::Wait(Duration::ZERO));

@@ -441,7 +441,7 @@ fn plain_outcome(ctx: &Context, op: &Op, answer: ReadResult, now: Tick) -> Optio
 /// token (rule 11: versions are compared). Returns the stored bytes.
 async fn compared(ctx: &Context, op: &Op) -> Result<Bytes, NoValue> {
     let ask = LeaseRequest::read_only(AcceptedValue::Any);
-    match local_values::acquire_lease(ctx, &op.key, ask).await {
+    match ctx.acquire_lease(&op.key, ask).await {
         Ok(LeaseReply::Hit(bytes)) => Ok(bytes),
         Ok(_) => Err(NoValue::MISS),
         Err(_) => Err(NoValue::Unavailable),

@@ -24,7 +24,7 @@ impl Reads {
     pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         let ctx = &*self.ctx;
         let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
-        if ctx.has_no_values_in_l2() {
+        if ctx.l1.is_only_level() {
             let now = ctx.now();
             let after = |ttl| now.saturating_add(nanos(ttl));
             let l2_expires_at = after(ttls.hard);
@@ -53,10 +53,10 @@ impl Reads {
     pub(crate) fn extend(&self, record: &SharedRecord, idle: Duration) {
         let (ctx, key) = (&self.ctx, &record.key);
         let now = ctx.now();
-        let has_no_values_in_l2 = ctx.has_no_values_in_l2();
-        let runtime = Handle::try_current().ok().filter(|_| !has_no_values_in_l2);
+        let is_only_level = ctx.l1.is_only_level();
+        let runtime = Handle::try_current().ok().filter(|_| !is_only_level);
         // Without a runtime the next look-up that has one does it.
-        let is_possible = has_no_values_in_l2 || runtime.is_some();
+        let is_possible = is_only_level || runtime.is_some();
         let next = now.saturating_add(nanos(idle / 4));
         if !is_possible || !record.begin_extension(now, next) {
             return;

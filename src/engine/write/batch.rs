@@ -174,13 +174,13 @@ async fn step(
         payload: &payload.unwrap_or_default(),
         deadline,
     };
-    if ctx.l1.are_values_local {
-        let (step, batch) = local_values::step_for_l2(&group.step, batch);
-        let writing = ctx.partition.write(&step, batch);
-        return ctx.breaker.send(step.name(), writing).await;
-    }
-    let writing = ctx.partition.write(&group.step, batch);
-    ctx.breaker.send(group.step.name(), writing).await
+    let (step, batch) = if ctx.l1.are_values_local {
+        local_values::step_for_l2(&group.step, batch)
+    } else {
+        (&group.step, batch)
+    };
+    let writing = ctx.partition.write(step, batch);
+    ctx.breaker.send(step.name(), writing).await
 }
 
 /// Applies a write that L2 has accepted to this instance.

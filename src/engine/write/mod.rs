@@ -302,7 +302,7 @@ impl Writes {
                     (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true, None));
                     ctx.backoff.forget_prefix(prefix);
                 }
-                Ok(if ctx.has_no_values_in_l2() {
+                Ok(if ctx.l1.is_only_level() {
                     from_l1
                 } else {
                     from_l2

@@ -494,3 +494,17 @@ fn an_own_value_survives_messages_of_earlier_changes() {
         assert_eq!(world.shown(), Some((EPOCH, 3)));
     });
 }
+
+/// Rule 30 (local values). The versions of the next epoch begin anew.
+#[test]
+fn an_answer_that_is_noted_late_does_not_count_in_the_next_epoch() {
+    in_every_order(|world| {
+        let writer = world.spawn(|world| {
+            (world.l1.freshness).note_answered(version(EPOCH, 9));
+        });
+        world.l1.flush(NEXT_EPOCH);
+        writer.join().unwrap();
+        let before_load = world.l1.freshness.version_before_load();
+        assert_eq!(before_load, version(NEXT_EPOCH, 0));
+    });
+}
