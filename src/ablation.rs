@@ -76,6 +76,12 @@ rules! {
     LocalVersions,
     /// 30: the tags that were invalidated while a local value was loaded are forgotten.
     LocalTags,
+    /// 31: an instance that finds another history than the one it knows empties L1, and the epoch goes on.
+    Histories,
+    /// 31: messages with one number are taken for one message.
+    Nonces,
+    /// 31: an epoch that an instance has left is taken for a new one.
+    FormerEpochs,
 }
 
 /// Whether a rule is turned off.

@@ -102,6 +102,8 @@ pub struct PartitionClock {
     pub seq: u64,
     /// The last version that was issued: no message up to `seq` has a higher one.
     pub ver: u64,
+    /// The nonce of the last message, see [`Message::nonce`](crate::l2::Message::nonce).
+    pub nonce: u64,
     /// Milliseconds of the store's own time.
     pub now: u64,
     /// Whether all instances are to be off.

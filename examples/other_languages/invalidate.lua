@@ -40,18 +40,19 @@ local function has_passed(deadline)
   return deadline ~= '' and time() > tonumber(deadline)
 end
 
--- Epoch, seq and ver of the partition, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps
--- below 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
--- read and write as three of digits. A tombstone has a text in their place, so that it costs no other step anything.
+-- Epoch, seq and ver of the partition, and the nonce of its last message; nil if the clock is missing or damaged: Lua counts
+-- whole numbers without gaps below 2^53. The four share one field, in the layout in which a message begins: one field of
+-- bytes costs half as much to read and write as fields of digits. A tombstone has a text in their place, so that it costs no
+-- other step anything.
 local function read_clock(clock_key)
   local numbers = checked(redis.pcall('HGET', clock_key, 'at'), 'HGET')
   if type(numbers) ~= 'string' then
     return nil
   end
-  if #numbers == 24 then
-    local epoch, seq, ver = struct.unpack('>I8I8I8', numbers)
-    if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 then
-      return epoch, seq, ver
+  if #numbers == 32 then
+    local epoch, seq, ver, nonce = struct.unpack('>I8I8I8I8', numbers)
+    if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 and nonce < 2 ^ 53 then
+      return epoch, seq, ver, nonce
     end
   end
   local partitions = string.match(numbers, '^PARTITIONS (%d+)$')
@@ -60,8 +61,8 @@ local function read_clock(clock_key)
   end
 end
 
-local function set_clock(clock_key, epoch, seq, ver)
-  local numbers = struct.pack('>I8I8I8', epoch, seq, ver)
+local function set_clock(clock_key, epoch, seq, ver, nonce)
+  local numbers = struct.pack('>I8I8I8I8', epoch, seq, ver, nonce)
   redis.call('HSET', clock_key, 'at', numbers)
   return numbers
 end
@@ -69,15 +70,15 @@ end
 -- As read_clock(), but a missing or damaged clock starts the epoch `new_epoch`. That is a random number from the caller:
 -- Lua's own generator repeats itself after a restart.
 local function ensure_clock(clock_key, new_epoch)
-  local epoch, seq, ver = read_clock(clock_key)
+  local epoch, seq, ver, nonce = read_clock(clock_key)
   if epoch then
-    return epoch, seq, ver
+    return epoch, seq, ver, nonce
   end
   if redis.call('TYPE', clock_key).ok ~= 'hash' then
     redis.call('DEL', clock_key)
   end
-  set_clock(clock_key, new_epoch, 0, 0)
-  return tonumber(new_epoch), 0, 0
+  set_clock(clock_key, new_epoch, 0, 0, 0)
+  return tonumber(new_epoch), 0, 0, 0
 end
 
 -- Publishes on the channel of the partition. In a cluster that is one of the partition's slot: only the node that has it is
@@ -90,12 +91,14 @@ local function send(channel, message)
   end
 end
 
--- Orders one write: advances the clock, appends the message to the log and publishes it. In the log it has the time, too,
--- and the further fields that are given. These are for tools: instances read messages alone.
+-- Orders one write: advances the clock, appends the message to the log and publishes it. The message has `new_epoch`, which
+-- is random, as its nonce, and the nonce of the message before it (rule 31). In the log it has the time, too, and the further
+-- fields that are given. These are for tools: instances read messages alone.
 local function publish(clock_key, log_key, channel, new_epoch, payload, ...)
-  local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+  local epoch, seq, ver, previous = ensure_clock(clock_key, new_epoch)
   seq, ver = seq + 1, ver + 1
-  local message = 'LM\1' .. set_clock(clock_key, epoch, seq, ver) .. payload
+  local numbers = set_clock(clock_key, epoch, seq, ver, new_epoch)
+  local message = 'LM\2' .. numbers .. struct.pack('>I8', previous) .. payload
   if log_key then
     local id, now = string.format('%.0f-0', seq), string.format('%.0f', time())
     local added = redis.pcall('XADD', log_key, id, 'm', message, 'at', now, ...)
@@ -122,8 +125,8 @@ end
 -- log, so a log that was kept could grow without bound if these were all clears.
 local function start_epoch(clock_key, log_key, channel, new_epoch, payload)
   redis.call('DEL', log_key)
-  local _, seq, ver = ensure_clock(clock_key, new_epoch)
-  set_clock(clock_key, new_epoch, seq, ver)
+  local _, seq, ver, nonce = ensure_clock(clock_key, new_epoch)
+  set_clock(clock_key, new_epoch, seq, ver, nonce)
   return publish(clock_key, nil, channel, new_epoch, payload)
 end
 -- The clock lists the tags that were invalidated last (rule 20). Other scripts with tags continue this part.

@@ -6,9 +6,9 @@ use crate::l2::redis::members;
 use crate::wire::message::{Kind, Message, kind, lease_ended, parse, payload};
 
 /// Where the sender's part begins.
-const PAYLOAD: usize = 27;
+const PAYLOAD: usize = 43;
 /// The shortest message: of an unknown kind, it has no keys.
-const SHORTEST: usize = 36;
+const SHORTEST: usize = 52;
 
 /// Bytes as they are, and a message that is made up, written and read.
 pub fn message(bytes: &[u8]) {
@@ -32,8 +32,16 @@ pub fn message(bytes: &[u8]) {
 
 fn written(message: &Message) -> Vec<u8> {
     let keys: Vec<&str> = message.keys.iter().map(|key| &**key).collect();
-    let mut bytes = b"LM\x01".to_vec();
-    for number in [message.epoch, message.seq, message.ver] {
+    let mut bytes = b"LM\x02".to_vec();
+    let Message {
+        epoch,
+        seq,
+        ver,
+        nonce,
+        previous_nonce,
+        ..
+    } = *message;
+    for number in [epoch, seq, ver, nonce, previous_nonce] {
         bytes.extend_from_slice(&number.to_be_bytes());
     }
     bytes.extend(payload(message.kind, message.origin, &keys));
@@ -55,6 +63,8 @@ fn made_up(input: &mut Input<'_>) {
         epoch: input.u64(),
         seq: (input.u64() % (1 << 53)) + 1,
         ver: input.u64(),
+        nonce: input.u64(),
+        previous_nonce: input.u64(),
         kind,
         origin: input.u64(),
         keys: input.list(|input| Key::from(&*input.text())),

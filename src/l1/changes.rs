@@ -63,11 +63,11 @@ impl L1 {
     /// An entry is old if its version is lower. It also counts as old if its version is above all that the partition is known
     /// to have issued. Such an entry is one of two:
     ///
-    /// - It has overtaken its message. Its removal costs one miss.
-    /// - Another program has written it to Redis. The partition may never issue a higher version, so no later change would
-    ///   remove it.
+    /// - It has overtaken its message, or is one that a load has stored, which has no message. Its removal costs one miss.
+    /// - The partition has not issued it, in this history: another program has written it to Redis, or its fill was lost when
+    ///   the partition was put back (rule 31: histories). Later changes may have lower versions.
     ///
-    /// No entry that this instance has written is above: the instance notes a version as issued before it stores the entry,
+    /// No entry that this instance has inserted is above: the instance notes a version as issued before it stores the entry,
     /// and the entry was found before the issued versions are read here.
     fn is_outdated(&self, record: &Record, ver: u64) -> bool {
         let its_ver = record.version.ver;

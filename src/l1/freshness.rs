@@ -27,7 +27,7 @@ const ENDLESS_PROOF: Tick = UNSHARED - 1;
 /// All reads are single atomic loads: they are on the path of every hit. So the order in which the fields are written says
 /// what a reader may conclude from them:
 ///
-/// | field | written by | order | under `revocations` |
+/// | field | written by | order | under `before_proof` |
 /// | --- | --- | --- | --- |
 /// | `live_until` | `prove` | last | yes |
 /// | | `flush_and_revoke_proof` | before `generation` | yes |
@@ -69,17 +69,14 @@ pub(crate) struct Freshness {
     /// asked for the last proof.
     applied_ver: AtomicU64,
     partition_time: PartitionTime,
-    /// Counts the revocations of proofs. Under a lock, so that no proof that was asked for before a revocation outlives it.
-    revocations: Mutex<u64>,
+    /// Under a lock, so that no proof that was asked for before a revocation outlives it.
+    before_proof: Mutex<BeforeProof>,
     /// Wakes the subscriber, so that it asks for a proof.
     proof_wake: Notify,
     /// When [`wake_for_proof_once_in`](Self::wake_for_proof_once_in) wakes it again.
     next_wake: AtomicU64,
     /// Notified of each proof.
     proven: watch::Sender<()>,
-    /// The highest version that the partition has named in an answer to a write of this instance. With its epoch: an
-    /// answer that is noted after a flush is of the former one.
-    answered: Mutex<Option<Version>>,
     /// A caller has waited for a proof in vain, and no other one waits until there is a proof.
     pub(crate) is_awaited_in_vain: AtomicBool,
 }
@@ -96,8 +93,34 @@ pub(crate) struct Caller {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofStart {
     at: Tick,
-    /// How many proofs were revoked by then.
+    pub(super) before: BeforeProof,
+}
+
+/// What had happened when a proof was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BeforeProof {
+    /// How many proofs were revoked.
     pub(super) revocations: u64,
+    /// The highest version that the partition has named in an answer to a write of this instance; [`ABSENT`](Version::ABSENT) for
+    /// none. With its epoch: an answer that is noted after a flush is of the former one.
+    answered: Version,
+}
+
+impl Default for BeforeProof {
+    fn default() -> Self {
+        Self {
+            revocations: 0,
+            answered: Version::ABSENT,
+        }
+    }
+}
+
+impl ProofStart {
+    /// The highest version that the partition had named in an answer to a write of this instance;
+    /// [`ABSENT`](Version::ABSENT) for none.
+    pub(crate) const fn answered(&self) -> Version {
+        self.before.answered
+    }
 }
 
 impl Freshness {
@@ -155,7 +178,7 @@ impl Freshness {
     pub(crate) fn begin_proof(&self) -> ProofStart {
         ProofStart {
             at: self.clock.now(),
-            revocations: *lock(&self.revocations),
+            before: *lock(&self.before_proof),
         }
     }
 
@@ -168,16 +191,16 @@ impl Freshness {
             start.at.saturating_add(self.max_staleness)
         };
         // Rule 8, one critical section with `flush_and_revoke_proof`.
-        let revocations = lock(&self.revocations);
+        let before = lock(&self.before_proof);
         debug_assert!(
-            start.revocations <= *revocations,
+            start.before.revocations <= before.revocations,
             "revocations are only counted up"
         );
         debug_assert!(
             !self.is_unshared() && until != UNSHARED,
             "a partition that is not shared needs no proof"
         );
-        if *revocations != start.revocations {
+        if before.revocations != start.before.revocations {
             return;
         }
         self.partition_time.learn(partition, start.at);
@@ -187,7 +210,7 @@ impl Freshness {
         self.live_until.store(until, Ordering::Release);
         self.is_awaited_in_vain.store(false, Ordering::Relaxed);
         // A task that is woken may run at once.
-        drop(revocations);
+        drop(before);
         self.proven.send_replace(());
     }
 
@@ -207,14 +230,14 @@ impl Freshness {
     /// before; and has the subscriber ask for another. A partition that no other instance shares needs none.
     pub(crate) fn flush_and_revoke_proof(&self) {
         // Rule 8 (heartbeat), one critical section with `prove`.
-        let mut revocations = lock(&self.revocations);
-        *revocations += 1;
+        let mut before = lock(&self.before_proof);
+        before.revocations += 1;
         if !self.is_unshared() {
             self.suspend_proof();
         }
         // The epoch is the subscriber's to change.
         self.generation.fetch_add(1, Ordering::AcqRel);
-        drop(revocations);
+        drop(before);
         self.wake_for_proof();
     }
 
@@ -329,21 +352,22 @@ impl Freshness {
         // The epoch first: after a flush in between, the load is of a former generation, and is not stored.
         let epoch = self.epoch();
         let applied = self.applied_ver.load(Ordering::Acquire);
-        let answered = lock(&self.answered).filter(|answered| answered.epoch == epoch);
+        let answered = lock(&self.before_proof).answered;
+        let answered = Some(answered.ver).filter(|_| answered.epoch == epoch);
         Version {
             epoch,
-            ver: answered.map_or(applied, |answered| answered.ver.max(applied)),
+            ver: applied.max(answered.unwrap_or(0)),
         }
     }
 
-    /// The partition has named a version in an answer to this instance.
+    /// The partition has named a version in an answer to a write of this instance.
     pub(crate) fn note_answered(&self, version: Version) {
-        let mut answered = lock(&self.answered);
-        match &mut *answered {
-            Some(known) if known.epoch == version.epoch => known.ver = known.ver.max(version.ver),
+        let answered = &mut lock(&self.before_proof).answered;
+        if answered.epoch == version.epoch {
+            answered.ver = answered.ver.max(version.ver);
+        } else if version.epoch == self.epoch() {
             // Of the known epoch only: a late answer does not replace a newer one.
-            _ if version.epoch == self.epoch() => *answered = Some(version),
-            _ => {}
+            *answered = version;
         }
     }
 

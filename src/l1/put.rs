@@ -19,8 +19,8 @@ impl L1 {
         self.in_flight.is_current(op) && is_of_epoch && now < fresh.l2_expires_at
     }
 
-    /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
-    /// the same, so nothing older is served or stored after it (rule 3, floors).
+    /// Stores a value that was read from L2, or with which this instance has filled L2, unless its key has changed since the
+    /// operation began. It is handed out all the same, so nothing older is served or stored after it (rule 3, floors).
     pub(crate) fn put_read(&self, op: &Op, fresh: &SharedRecord) {
         if self.try_store(op, fresh) {
             return;
@@ -41,12 +41,6 @@ impl L1 {
     /// higher version is known. The tags are registered by now, so a later change of them makes the value invisible.
     pub(crate) fn may_store_local(&self, op: &Op, version: Version, tags: &Tags) -> bool {
         self.in_flight.may_store_version(op, version) && tags.allow(version.ver)
-    }
-
-    /// Stores a loaded value with which this instance has filled L2, as [`put_read`](Self::put_read) does.
-    pub(crate) fn put_filled(&self, op: &Op, fresh: &SharedRecord) {
-        self.note_issued(fresh.version);
-        self.put_read(op, fresh);
     }
 
     /// Stores a value that this instance has inserted: a change like any other, but an older entry is replaced rather

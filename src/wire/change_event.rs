@@ -71,6 +71,8 @@ mod tests {
                 epoch: 3,
                 seq: 5,
                 ver: 8,
+                nonce: 21,
+                previous_nonce: 34,
                 kind,
                 origin: 13,
                 keys: keys.iter().map(|key| (*key).into()).collect(),

@@ -1,13 +1,13 @@
 //! The messages between instances: which keys changed, and with which version. Never values.
 //!
 //! ```text
-//!  0  magic "LM", format 1
-//!  3  epoch, seq, ver                                   3 × u64
-//! 27  kind u8, origin u64
-//! 36  number of keys u16, then for each: length u16, bytes
+//!  0  magic "LM", format 2
+//!  3  epoch, seq, ver, nonce, previous nonce            5 × u64
+//! 43  kind u8, origin u64
+//! 52  number of keys u16, then for each: length u16, bytes
 //! ```
-//! All numbers are big-endian. L2 issues epoch, seq and ver; the sender knows the rest, so it sends
-//! [`payload`], from 27 on.
+//! All numbers are big-endian. L2 writes the first five; the sender knows the rest, so it sends
+//! [`payload`], from 43 on.
 
 use bytes::{Buf, BufMut};
 
@@ -17,7 +17,7 @@ use crate::key::Key;
 const MAX_KEYS: usize = u16::MAX as usize;
 /// Message numbers begin with one. Lua counts whole numbers without gaps up to this.
 const LAST: u64 = 1 << 53;
-const MAGIC: [u8; 3] = *b"LM\x01";
+const MAGIC: [u8; 3] = *b"LM\x02";
 /// Begins a notice that a lease has ended; the key follows. The store makes it, and it is no message.
 const LEASE_ENDED: &[u8] = b"LE\x01";
 
@@ -30,6 +30,11 @@ pub struct Message {
     pub seq: u64,
     /// The version of the change: values with a lower one are old.
     pub ver: u64,
+    /// A random number, which tells the message from one with the same numbers in another history of the partition (rule 31:
+    /// histories).
+    pub nonce: u64,
+    /// The nonce of the message before this one; of another epoch, if this is the first of its epoch.
+    pub previous_nonce: u64,
     /// The kind of the change.
     pub kind: Kind,
     /// The instance that did it.
@@ -108,6 +113,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();
     let (epoch, seq, ver) = (number()?, number()?, number()?);
+    let (nonce, previous_nonce) = (number()?, number()?);
     // Lua issues no other number, so another program has made this one up (rule 21: numbers can be made up).
     if !(1..=LAST).contains(&seq) {
         return None;
@@ -119,6 +125,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Message> {
         epoch,
         seq,
         ver,
+        nonce,
+        previous_nonce,
         kind,
         origin,
         keys: Vec::new(),
@@ -156,7 +164,7 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for number in [3_u64, 5, 8] {
+        for number in [3_u64, 5, 8, 21, 34] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes.extend(payload(Kind::Insert, 13, &["a", "", "ü"]));
@@ -170,6 +178,8 @@ mod tests {
             epoch: 3,
             seq: 5,
             ver: 8,
+            nonce: 21,
+            previous_nonce: 34,
             kind: Kind::Insert,
             origin: 13,
             keys,
@@ -206,7 +216,7 @@ mod tests {
     #[test]
     fn a_message_of_a_prefix_names_one() {
         for keys in [&[][..], &["a"], &["a", "b"]] {
-            let bytes = [&sample()[..27], &payload(Kind::Prefix, 13, keys)].concat();
+            let bytes = [&sample()[..43], &payload(Kind::Prefix, 13, keys)].concat();
             let names = parse(&bytes).map(|message| message.keys.len());
             assert_eq!(names, (keys.len() == 1).then_some(1), "{keys:?}");
         }
@@ -216,29 +226,31 @@ mod tests {
     #[test]
     fn a_message_of_an_unknown_kind_has_numbers_and_no_keys() {
         let mut bytes = sample();
-        bytes[27] = 200;
+        bytes[43] = 200;
         let unknown = Message {
             epoch: 3,
             seq: 5,
             ver: 8,
+            nonce: 21,
+            previous_nonce: 34,
             kind: Kind::Unknown(200),
             origin: 13,
             keys: Vec::new(),
         };
-        for length in [36, 37, bytes.len() - 1, bytes.len()] {
+        for length in [52, 53, bytes.len() - 1, bytes.len()] {
             assert_eq!(parse(&bytes[..length]), Some(unknown.clone()), "{length}");
         }
-        assert_eq!(parse(&bytes[..35]), None, "it has no origin");
+        assert_eq!(parse(&bytes[..51]), None, "it has no origin");
     }
 
     /// The layout is shared with other releases: this test fails when it drifts.
     #[test]
     fn the_layout_is_frozen() {
         let bytes = sample();
-        assert_eq!(&bytes[..3], b"LM\x01");
-        assert_eq!(bytes[27], 1);
-        assert_eq!(bytes[28..36], 13_u64.to_be_bytes());
-        assert_eq!(bytes[36..38], [0, 3]);
-        assert_eq!(&bytes[38..], b"\0\x01a\0\0\0\x02\xc3\xbc");
+        assert_eq!(&bytes[..3], b"LM\x02");
+        assert_eq!(bytes[43], 1);
+        assert_eq!(bytes[44..52], 13_u64.to_be_bytes());
+        assert_eq!(bytes[52..54], [0, 3]);
+        assert_eq!(&bytes[54..], b"\0\x01a\0\0\0\x02\xc3\xbc");
     }
 }

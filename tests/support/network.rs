@@ -452,7 +452,7 @@ impl Wired {
     /// What a partition does before it uses a new connection.
     async fn connect(&self) -> Result<(), L2Error> {
         if self.network.wires.reconnect.swap(false, SeqCst) {
-            let (clock, _) = self.partition.subscribe(OBSERVER).await?;
+            let (clock, _) = self.partition.subscribe(OBSERVER, None).await?;
             (self.on_connect)(&clock);
         }
         Ok(())
@@ -661,12 +661,16 @@ impl Partition for Wired {
         self.partition.keep_only(incarnation) && !is_misled
     }
 
-    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
+    fn subscribe(
+        &self,
+        me: MemberInfo,
+        left_epoch: Option<u64>,
+    ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         async move {
             let (mut clock, inner) = self
                 .network
                 .carry(Step::Subscribe, async move {
-                    self.partition.subscribe(me).await
+                    self.partition.subscribe(me, left_epoch).await
                 })
                 .await?;
             if self.network.wires.exhaust.swap(false, SeqCst) {

@@ -165,7 +165,7 @@ pub(crate) async fn fill(
                 ctx.counters.invalidations_sent.bump();
                 (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, &op.key, true, None));
             } else {
-                ctx.l1.put_filled(op, &fresh);
+                ctx.l1.put_read(op, &fresh);
             }
             ctx.backoff.forget(&op.key);
             return ended(fresh, Source::Loader);

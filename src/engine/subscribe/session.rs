@@ -1,5 +1,5 @@
 //! How far an instance is in the messages of its partition, and the decision what it does with the next one (rules 7, 9 to
-//! 11 and 21).
+//! 11, 21 and 31).
 //!
 //! A [`Session`] is told of each input, and answers with the next step. It waits for nothing, and knows neither L1 nor
 //! L2. Two other places empty L1, too: `subscription_run` for a message of an unknown kind, and for another incarnation
@@ -12,23 +12,43 @@ use arrayvec::ArrayVec;
 use tokio::time::Instant;
 
 use crate::ablation::{Rule, without};
-use crate::l2::{Applied, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock};
+use crate::l2::{Applied, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock, Version};
 
 /// A heartbeat out of turn is sent no sooner than this after the last one.
 const MIN_EXTRA_HEARTBEAT_GAP: Duration = Duration::from_millis(50);
 /// How many clears may come before the partition is asked for its epoch. If more come, the oldest emit no event.
 const MAX_REMEMBERED_CLEARS: usize = 16;
 
+/// How many of its own messages an instance remembers, until it has the answers to these writes: more than may be under way.
+const MAX_OWN_MESSAGES: usize = 8;
+/// How many of the epochs that it has left an instance remembers.
+const MAX_FORMER_EPOCHS: usize = 16;
+
+/// A message of one history of the partition (rule 31: histories).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    seq: u64,
+    nonce: u64,
+}
+
 /// How far an instance is in the messages of this epoch.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Progress {
-    /// The number of the last message that was applied, with all before it. `None` before the first subscription.
-    applied: Option<u64>,
-    /// The number that the partition itself has named last. Any publisher can make up the numbers of messages (rule 21:
-    /// numbers can be made up).
-    confirmed: Option<u64>,
+    /// The last message that was applied, with all before it. `None` before the first subscription.
+    applied: Option<Position>,
+    /// The last message that the partition itself has named. Any publisher can make up messages (rule 21: numbers can be
+    /// made up).
+    confirmed: Option<Position>,
+    /// The version that the partition has named with it.
+    confirmed_ver: u64,
     /// The number of the last message that was reported: to listeners and counters, or to other programs.
     reported: u64,
+    /// The last messages of this instance that were applied in order, with their versions.
+    own: ArrayVec<(Position, u64), MAX_OWN_MESSAGES>,
+    /// The epochs that this instance has left: a partition that has one of them again was put back.
+    former_epochs: ArrayVec<u64, MAX_FORMER_EPOCHS>,
+    /// The epoch in which the partition was found with another history than the one that is known: it has to end.
+    pub(super) left_epoch: Option<u64>,
 }
 
 /// The state of one subscription. What its methods answer is done before anything else is received.
@@ -76,6 +96,9 @@ pub(super) enum CatchUpStep {
     Replay { from: u64 },
     /// Empty L1: it is not known which messages are missing.
     StartOver,
+    /// Empty L1, and have the partition begin another epoch: it was put back, and has values that were invalidated (rule
+    /// 31: histories).
+    LeaveEpoch,
 }
 
 /// What has happened to a partition whose messages are counted anew.
@@ -87,17 +110,55 @@ pub(super) struct StartedOver {
     pub(super) is_new_epoch: bool,
 }
 
+impl Position {
+    const fn of(message: &Message) -> Self {
+        Self {
+            seq: message.seq,
+            nonce: message.nonce,
+        }
+    }
+
+    /// The message before this one.
+    fn before(message: &Message) -> Option<Self> {
+        let seq = message.seq.checked_sub(1)?;
+        Some(Self {
+            seq,
+            nonce: message.previous_nonce,
+        })
+    }
+
+    const fn named_by(partition: &PartitionClock) -> Self {
+        Self {
+            seq: partition.seq,
+            nonce: partition.nonce,
+        }
+    }
+
+    /// Whether this is the message before that one.
+    fn precedes(self, message: &Message) -> bool {
+        Self::before(message).is_some_and(|at| at.seq == self.seq && !at.differs_from(self))
+    }
+
+    /// Whether both have one number, and are messages of two histories.
+    fn differs_from(self, other: Self) -> bool {
+        self.seq == other.seq && self.nonce != other.nonce && !without(Rule::Nonces)
+    }
+}
+
+/// Adds what is the last; the first goes if there is no room.
+fn push_last<T, const N: usize>(list: &mut ArrayVec<T, N>, last: T) {
+    if list.is_full() {
+        list.remove(0);
+    }
+    list.push(last);
+}
+
 impl Session {
     pub(super) fn new(me: MemberInfo, epoch: u64, progress: Progress, now: Instant) -> Self {
         Self {
             me,
             epoch,
-            // Messages that came after the last number which the partition has named may be made up. Their numbers may
-            // be the numbers of messages that are lost now (rule 21: numbers can be made up).
-            progress: Progress {
-                applied: progress.confirmed,
-                ..progress
-            },
+            progress,
             is_awaited: false,
             last_heartbeat: now,
             next_heartbeat: now,
@@ -108,13 +169,27 @@ impl Session {
 
     /// The number of the last message that was applied. A heartbeat that is sent now is answered by a partition which has
     /// reached it.
-    pub(super) const fn last_applied(&self) -> Option<u64> {
-        self.progress.applied
+    pub(super) fn last_applied(&self) -> Option<u64> {
+        self.progress.applied.map(|last| last.seq)
     }
 
     /// When the next heartbeat is due.
     pub(super) const fn next_heartbeat_at(&self) -> Instant {
         self.next_heartbeat
+    }
+
+    /// The partition has answered a write of this instance with a version. So the partition has named the message of the
+    /// write, if that was applied. To be called before the partition is asked for its clock.
+    pub(super) fn confirm_own(&mut self, answered: Version) {
+        let progress = &mut self.progress;
+        let is_named = |own: &&(Position, u64)| {
+            own.1 == answered.ver && progress.confirmed.is_some_and(|last| last.seq < own.0.seq)
+        };
+        if answered.epoch == self.epoch
+            && let Some((at, ver)) = progress.own.iter().find(is_named)
+        {
+            (progress.confirmed, progress.confirmed_ver) = (Some(*at), *ver);
+        }
     }
 
     /// Until when a heartbeat waits for its answer.
@@ -133,7 +208,7 @@ impl Session {
         Applied {
             epoch: self.epoch,
             // Callers of other instances rely on this number (rules 16: members and 21: numbers can be made up).
-            seq: self.progress.confirmed.unwrap_or(0),
+            seq: self.progress.confirmed.map_or(0, |last| last.seq),
         }
     }
 
@@ -153,20 +228,26 @@ impl Session {
             return self.receive_other_epoch(message, now);
         }
         if without(Rule::Overflow) {
-            self.progress.applied = message.seq.checked_sub(1);
+            self.progress.applied = message.seq.checked_sub(1).map(|seq| Position {
+                seq,
+                nonce: message.previous_nonce,
+            });
         }
-        // The partition counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
-        let next = self
-            .progress
-            .applied
-            .map_or(0, |last| last.saturating_add(1));
-        if message.seq < next && without(Rule::SeenNumbers) {
+        let applied = self.progress.applied;
+        let has_its_number = |last: Position| message.seq <= last.seq;
+        if applied.is_some_and(has_its_number) && without(Rule::SeenNumbers) {
             return MessageAction::Ignore;
         }
-        let is_next = message.seq == next;
+        let is_next = applied.is_some_and(|last| last.precedes(message))
+            && !self.is_of_other_history(message);
         if is_next {
-            self.progress.applied = Some(next);
-        } else if message.seq > next {
+            let at = Position::of(message);
+            self.progress.applied = Some(at);
+            if message.origin == self.me.id {
+                push_last(&mut self.progress.own, (at, message.ver));
+            }
+        } else if !applied.is_some_and(has_its_number) {
+            // Messages are missing, or this one or the last one was made up, or the partition was put back.
             self.bring_heartbeat_forward();
         }
         let wants_heartbeat =
@@ -184,11 +265,8 @@ impl Session {
     /// it may be made up (rule 21: numbers can be made up).
     fn receive_other_epoch(&mut self, message: &Message, now: Instant) -> MessageAction {
         if message.kind == Kind::Clear {
-            if self.cleared.is_full() {
-                self.cleared.remove(0);
-            }
             let is_own = message.origin == self.me.id;
-            self.cleared.push((message.epoch, is_own));
+            push_last(&mut self.cleared, (message.epoch, is_own));
         }
         let pause = self.interval();
         let was_just = |at| now.saturating_duration_since(at) < pause;
@@ -212,9 +290,12 @@ impl Session {
 
     /// The partition's clock was read after the instance has subscribed (rule 7: catch up before L1 is used).
     pub(super) fn on_subscribed(&mut self, partition: &PartitionClock) -> CatchUpStep {
-        let from = self.progress.applied;
+        // Messages that came after the last number which the partition has named may be made up. Their numbers may be the
+        // numbers of messages that are lost now (rule 21: numbers can be made up).
+        self.progress.applied = self.progress.confirmed;
+        let from = self.last_applied();
         if without(Rule::CatchUp) && from.is_some() {
-            self.progress.applied = Some(partition.seq);
+            self.progress.applied = Some(Position::named_by(partition));
         }
         self.next_step(partition, from)
     }
@@ -227,41 +308,80 @@ impl Session {
         partition: &PartitionClock,
         from: Option<u64>,
     ) -> CatchUpStep {
-        if without(Rule::LostMessages) {
-            self.progress.applied = Some(partition.seq).max(self.progress.applied);
+        if without(Rule::LostMessages) && self.last_applied() < Some(partition.seq) {
+            self.progress.applied = Some(Position::named_by(partition));
         }
         self.next_step(partition, from)
     }
 
     /// Makes sure that all messages of the partition up to here have been applied, or that L1 holds nothing older.
     ///
-    /// This instance has received messages up to number `from` when the partition was asked. If the partition's clock says
-    /// less than it has said before, or names another epoch, its numbers are not those that this instance knows.
+    /// This instance has received messages up to number `from` when the partition was asked.
     fn next_step(&mut self, partition: &PartitionClock, from: Option<u64>) -> CatchUpStep {
-        let confirmed = self.progress.confirmed;
+        let progress = &self.progress;
         debug_assert!(
-            cfg!(larder_ablation) || confirmed <= self.progress.applied,
+            cfg!(larder_ablation)
+                || progress.confirmed.map(|at| at.seq) <= progress.applied.map(|at| at.seq),
             "all messages up to the number that the partition has named are applied"
         );
-        if partition.epoch != self.epoch || confirmed.is_none_or(|seq| seq > partition.seq) {
-            return CatchUpStep::StartOver;
+        if partition.epoch != self.epoch {
+            let was_left = progress.former_epochs.contains(&partition.epoch);
+            return if was_left && !without(Rule::FormerEpochs) {
+                self.leave_epoch(partition.epoch)
+            } else {
+                CatchUpStep::StartOver
+            };
         }
-        if from.is_some_and(|from| from > partition.seq) {
+        let (Some(confirmed), Some(applied)) = (progress.confirmed, progress.applied) else {
+            return CatchUpStep::StartOver;
+        };
+        let named = Position::named_by(partition);
+        // What the partition has named, it names no more.
+        if named.seq < confirmed.seq
+            || partition.ver < progress.confirmed_ver
+            || named.differs_from(confirmed)
+        {
+            return self.leave_epoch(partition.epoch);
+        }
+        if from.is_some_and(|from| from > partition.seq) || named.differs_from(applied) {
             // Some messages were made up, and may have had the numbers of others that were lost.
-            self.progress.applied = confirmed;
+            self.progress.applied = Some(confirmed);
         }
         self.go_on(partition)
     }
 
     fn go_on(&mut self, partition: &PartitionClock) -> CatchUpStep {
-        match self.progress.applied {
+        match self.last_applied() {
             None => CatchUpStep::StartOver,
             Some(last) if last < partition.seq => CatchUpStep::Replay { from: last },
             Some(_) => {
-                self.progress.confirmed = Some(partition.seq);
+                self.confirm(partition);
                 CatchUpStep::UpToDate
             }
         }
+    }
+
+    /// Whether a message comes after the one that the partition has named last, and its version does not come after that
+    /// which the partition has named with it.
+    fn is_of_other_history(&self, message: &Message) -> bool {
+        let confirmed = self.progress.confirmed;
+        confirmed.is_some_and(|last| message.seq > last.seq)
+            && message.ver <= self.progress.confirmed_ver
+            && !without(Rule::Nonces)
+    }
+
+    fn confirm(&mut self, partition: &PartitionClock) {
+        self.progress.confirmed = Some(Position::named_by(partition));
+        self.progress.confirmed_ver = partition.ver;
+    }
+
+    /// Rule 31 (histories): values that were invalidated may be valid in this epoch again.
+    pub(super) fn leave_epoch(&mut self, epoch: u64) -> CatchUpStep {
+        if without(Rule::Histories) {
+            return CatchUpStep::StartOver;
+        }
+        self.progress.left_epoch = Some(epoch);
+        CatchUpStep::LeaveEpoch
     }
 
     /// The log was read, as [`CatchUpStep::Replay`] has said. Returns the messages that are to be applied before the step.
@@ -270,27 +390,53 @@ impl Session {
         log: &'m [Message],
         partition: &PartitionClock,
     ) -> (&'m [Message], CatchUpStep) {
-        let from = self.progress.applied.unwrap_or(0);
-        let is_next = |&(message, number): &(&Message, u64)| {
-            (message.epoch, message.seq) == (self.epoch, number)
+        let Some(applied) = self.progress.applied else {
+            return (&[], CatchUpStep::StartOver);
         };
-        let in_order = (log.iter().zip(from.max(1)..=u64::MAX))
-            .take_while(is_next)
-            .count();
-        // The first has been applied: so the log is of this incarnation, and reaches back far enough. There is no
-        // message 0.
-        let missed = log.get(usize::from(from > 0)..in_order).unwrap_or_default();
-        let Some(last) = missed.last() else {
-            // The log has no more.
-            return (missed, CatchUpStep::StartOver);
+        // The log begins with the last message that was applied. It may lack that one if it is the first of its epoch, which
+        // is a clear: the next one names it.
+        let is_in_epoch = |message: &Message| message.epoch == self.epoch;
+        let (known, missed) = match log {
+            [first, others @ ..] if is_in_epoch(first) && first.seq == applied.seq => {
+                (Some(Position::of(first)), others)
+            }
+            [first, ..] if is_in_epoch(first) => (Position::before(first), log),
+            _ => (None, &[][..]),
         };
-        self.progress.applied = Some(last.seq);
-        let step = if in_order < log.len() {
-            CatchUpStep::StartOver
-        } else {
+        if known.is_some_and(|known| known.differs_from(applied)) {
+            let confirmed = self.progress.confirmed;
+            if confirmed == Some(applied) {
+                return (&[], self.leave_epoch(partition.epoch));
+            }
+            // The messages since then were made up.
+            self.progress.applied = confirmed;
+            return (&[], self.go_on(partition));
+        }
+        if missed
+            .iter()
+            .any(|message| is_in_epoch(message) && self.is_of_other_history(message))
+        {
+            return (&[], self.leave_epoch(partition.epoch));
+        }
+        let mut last = applied;
+        let follows = |message: &&Message| {
+            let follows = is_in_epoch(message) && last.precedes(message);
+            last = Position::of(message);
+            follows
+        };
+        let in_order = missed.iter().take_while(follows).count();
+        let (in_order, others) = missed.split_at(in_order);
+        let Some(last) = in_order.last() else {
+            // The log has no more, or does not reach back far enough.
+            return (&[], CatchUpStep::StartOver);
+        };
+        self.progress.applied = Some(Position::of(last));
+        let step = if others.is_empty() {
             self.go_on(partition)
+        } else {
+            CatchUpStep::StartOver
         };
-        (missed, step)
+        (in_order, step)
     }
 
     /// Resets the progress to the partition's clock, as [`CatchUpStep::StartOver`] has said: all earlier messages count as
@@ -300,13 +446,18 @@ impl Session {
         let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == partition.epoch);
         let cleared = self.cleared.drain(..announced.map_or(0, |at| at + 1));
         let clears = cleared.filter(|(_, is_own)| !is_own).count();
-        let is_new_epoch = self.epoch != 0 && self.epoch != partition.epoch && announced.is_none();
+        let is_other_epoch = self.epoch != 0 && self.epoch != partition.epoch;
+        let is_new_epoch = is_other_epoch && announced.is_none();
+        let progress = &mut self.progress;
+        if is_other_epoch {
+            push_last(&mut progress.former_epochs, self.epoch);
+        }
+        progress.applied = Some(Position::named_by(partition));
+        progress.reported = partition.seq;
+        progress.left_epoch = None;
+        progress.own.clear();
         self.epoch = partition.epoch;
-        self.progress = Progress {
-            applied: Some(partition.seq),
-            confirmed: Some(partition.seq),
-            reported: partition.seq,
-        };
+        self.confirm(partition);
         StartedOver {
             clears,
             is_new_epoch,
@@ -330,8 +481,9 @@ mod tests {
     /// Runs an instance through the inputs of a row, and says what it does with the last of them. An L1 that is to be
     /// emptied is emptied, and a message that is to be applied is applied.
     ///
-    /// `7` is number 7 of epoch 1, and `2/7` of epoch 2. A `heartbeat` is one that is sent and answered at once; `ask`
-    /// sends one that the next `answer` answers.
+    /// `7` is number 7 of epoch 1, and `2/7` of epoch 2. `7b` is number 7 of another history, which begins with `4B` if it has
+    /// the first three messages. `7v30` is a clock that has issued the version 30. A `heartbeat` is one that is sent and
+    /// answered at once; `ask` sends one that the next `answer` answers.
     struct Run {
         session: Session,
         now: Instant,
@@ -347,17 +499,36 @@ mod tests {
         Session::new(me, epoch, progress, now)
     }
 
-    fn number(text: &str) -> (u64, u64) {
-        let (epoch, seq) = text.split_once('/').unwrap_or(("1", text));
-        (epoch.parse().unwrap(), seq.parse().unwrap())
+    /// Epoch and position, the nonce of the message before that, and the version.
+    fn number(text: &str) -> (u64, Position, u64, u64) {
+        const OTHER_HISTORY: u64 = 1000;
+        let (epoch, rest) = text.split_once('/').unwrap_or(("1", text));
+        let (rest, ver) = rest.split_once('v').unwrap_or((rest, "0"));
+        let seq = rest.trim_end_matches(['b', 'B']);
+        let history = &rest[seq.len()..];
+        let seq: u64 = seq.parse().unwrap();
+        let nonce = |seq: u64, is_other| seq.saturating_add(u64::from(is_other) * OTHER_HISTORY);
+        let at = Position {
+            seq,
+            nonce: nonce(seq, !history.is_empty()),
+        };
+        let previous_nonce = nonce(seq.saturating_sub(1), history == "b");
+        (
+            epoch.parse().unwrap(),
+            at,
+            previous_nonce,
+            ver.parse().unwrap(),
+        )
     }
 
     fn message(at: &str, kind: Kind, origin: u64) -> Message {
-        let (epoch, seq) = number(at);
+        let (epoch, Position { seq, nonce }, previous_nonce, _) = number(at);
         Message {
             epoch,
             seq,
             ver: seq,
+            nonce,
+            previous_nonce,
             kind,
             origin,
             keys: Vec::new(),
@@ -379,7 +550,8 @@ mod tests {
             let words: Vec<&str> = text.split(' ').collect();
             match words[..] {
                 ["subscribe", at] => {
-                    self.session = session(self.session.progress, self.session.epoch, self.now);
+                    self.session =
+                        session(self.session.progress.clone(), self.session.epoch, self.now);
                     self.read_clock(at);
                     let step = self.session.on_subscribed(&self.partition);
                     self.carry_out(step)
@@ -409,7 +581,14 @@ mod tests {
         }
 
         fn read_clock(&mut self, at: &str) {
-            (self.partition.epoch, self.partition.seq) = number(at);
+            let (epoch, Position { seq, nonce }, _, ver) = number(at);
+            self.partition = PartitionClock {
+                epoch,
+                seq,
+                ver,
+                nonce,
+                ..self.partition
+            };
         }
 
         fn ask(&mut self) -> String {
@@ -466,6 +645,7 @@ mod tests {
                 CatchUpStep::UpToDate if self.session.take_awaited() => "prove, ask now".to_owned(),
                 CatchUpStep::UpToDate => "prove".to_owned(),
                 CatchUpStep::Replay { from } => format!("replay from {from}"),
+                CatchUpStep::LeaveEpoch => "leave the epoch".to_owned(),
                 CatchUpStep::StartOver => match self.session.start_over(&self.partition) {
                     StartedOver {
                         clears: 0,
@@ -520,9 +700,6 @@ mod tests {
             "subscribe 5 -> ask -> message 6 -> answer 5 => prove",
             "subscribe 5 -> ask -> message 6 -> answer 5 -> heartbeat 6 => prove",
             "subscribe 5 -> ask -> message 6 -> answer 7 => replay from 6",
-            // The partition has lost something.
-            "subscribe 5 -> heartbeat 4 => empty L1",
-            "subscribe 5 -> heartbeat 4 -> message 5 => apply, report",
             "subscribe 5 -> heartbeat 2/5 => empty L1, warn",
             "subscribe 5 -> message 6 -> heartbeat 2/1 -> message 2/2 => apply, report",
         ]);
@@ -549,7 +726,6 @@ mod tests {
             "subscribe 5 -> subscribe 5 => prove",
             "subscribe 5 -> subscribe 7 => replay from 5",
             "subscribe 5 -> message 6 -> heartbeat 6 -> subscribe 7 => replay from 6",
-            "subscribe 5 -> subscribe 4 => empty L1",
             "subscribe 5 -> subscribe 2/5 => empty L1, warn",
             "subscribe 5 -> message 6 -> subscribe 7 -> log 5 6 7 => apply 6 again, apply 7, prove",
             "subscribe 5 -> message 6 -> message 7 -> subscribe 5 -> message 6 -> message 7 => apply",
@@ -568,8 +744,9 @@ mod tests {
             // In several steps.
             "subscribe 5 -> heartbeat 8 -> log 5 6 => apply 6, replay from 6",
             "subscribe 5 -> heartbeat 8 -> log 5 6 -> log 6 7 8 => apply 7, apply 8, prove",
+            // The last message that was applied is the first of its epoch, which no log has.
+            "subscribe 5 -> heartbeat 7 -> log 6 7 => apply 6, apply 7, prove",
             // It does not reach back far enough, ends too early, has a hole, or is of another epoch.
-            "subscribe 5 -> heartbeat 7 -> log 6 7 => empty L1",
             "subscribe 5 -> heartbeat 7 -> log => empty L1",
             "subscribe 5 -> heartbeat 7 -> log 5 => empty L1",
             "subscribe 5 -> heartbeat 7 -> log 5 7 => empty L1",
@@ -577,6 +754,41 @@ mod tests {
             "subscribe 5 -> heartbeat 7 -> log 2/5 2/6 2/7 => empty L1",
             "subscribe 5 -> heartbeat 7 -> log 5 6 2/7 => apply 6, empty L1",
             "subscribe 0 -> heartbeat 2 -> log 2 => empty L1",
+        ]);
+    }
+
+    /// Rule 31.
+    #[test]
+    fn an_epoch_with_another_history_is_left() {
+        check(&[
+            // Numbers go back.
+            "subscribe 5 -> heartbeat 4 => leave the epoch",
+            "subscribe 5 -> subscribe 4 => leave the epoch",
+            "subscribe 5v30 -> heartbeat 5v29 => leave the epoch",
+            "subscribe 5v30 -> heartbeat 5v30 => prove",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> heartbeat 5 => leave the epoch",
+            // Nobody but the publisher has named it.
+            "subscribe 5 -> message 6 -> heartbeat 5 => prove",
+            // Another message has the number.
+            "subscribe 5 -> heartbeat 5b => leave the epoch",
+            "subscribe 5 -> subscribe 5b => leave the epoch",
+            "subscribe 5 -> heartbeat 7b -> log 5b 6b 7b => leave the epoch",
+            "subscribe 5 -> heartbeat 7b -> log 6b 7b => leave the epoch",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> message 6b -> message 7b => apply, ask in 50 ms",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> message 7b -> heartbeat 7b -> log 6b 7b => leave the epoch",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> message 6B -> heartbeat 6b => leave the epoch",
+            // Somebody has made the message up, which counts no more.
+            "subscribe 5 -> message 6b -> heartbeat 6 => replay from 5",
+            "subscribe 5 -> message 6B -> heartbeat 6 => replay from 5",
+            "subscribe 5 -> message 6B -> heartbeat 7 => replay from 6",
+            "subscribe 5 -> message 6B -> heartbeat 7 -> log 6 7 => replay from 5",
+            "subscribe 5 -> message 6B -> heartbeat 7 -> log 6 7 -> log 5 6 7 => apply 6 again, apply 7, prove",
+            // It was put back to an epoch that has ended.
+            "subscribe 5 -> heartbeat 2/6 -> heartbeat 9 => leave the epoch",
+            "subscribe 5 -> heartbeat 2/6 -> heartbeat 3/7 -> subscribe 1/9 => leave the epoch",
+            "subscribe 5 -> clear 2/6 -> heartbeat 2/6 -> heartbeat 5 => leave the epoch",
+            "subscribe 5 -> heartbeat 4 -> subscribe 2/4 => empty L1, warn",
+            "subscribe 5 -> heartbeat 4 -> subscribe 4 => leave the epoch",
         ]);
     }
 

@@ -47,6 +47,14 @@ struct ClockQuestion {
     switches: u64,
 }
 
+impl ClockQuestion {
+    /// Whether the partition has issued a version that its clock, which was read later, does not have.
+    fn is_contradicted_by(&self, partition: &PartitionClock) -> bool {
+        let answered = self.proof.answered();
+        answered.epoch == partition.epoch && answered.ver > partition.ver
+    }
+}
+
 /// A heartbeat on its way.
 struct PendingHeartbeat {
     question: ClockQuestion,
@@ -97,7 +105,10 @@ impl<'a> SubscriptionRun<'a> {
         let ctx = self.ctx;
         let question = self.begin_question();
         self.shared.may_be_joining.send_replace(true);
-        let subscribed = ctx.partition.subscribe(self.session.me).await;
+        let Session {
+            me, ref progress, ..
+        } = self.session;
+        let subscribed = ctx.partition.subscribe(me, progress.left_epoch).await;
         self.shared.may_be_joining.send_replace(false);
         let (partition, mut subscription) = ctx.breaker.observe(subscribed)?;
         if let Some(channels) = self.channels.cloned()
@@ -111,7 +122,11 @@ impl<'a> SubscriptionRun<'a> {
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.discard_other_incarnations(&partition);
         let is_first = self.session.last_applied().is_none();
-        let step = self.session.on_subscribed(&partition);
+        let step = if question.is_contradicted_by(&partition) {
+            self.session.leave_epoch(partition.epoch)
+        } else {
+            self.session.on_subscribed(&partition)
+        };
         self.catch_up_and_prove(step, &partition, question.proof)
             .await?;
         if is_first {
@@ -150,9 +165,11 @@ impl<'a> SubscriptionRun<'a> {
 
     /// To be called before the partition is asked for its clock. A proof counts from the question (rule 8: heartbeat):
     /// it must start too early rather than too late, and the partition must have reached `last` by then.
-    fn begin_question(&self) -> ClockQuestion {
+    fn begin_question(&mut self) -> ClockQuestion {
+        let proof = self.freshness.begin_proof();
+        self.session.confirm_own(proof.answered());
         ClockQuestion {
-            proof: self.freshness.begin_proof(),
+            proof,
             last: self.session.last_applied(),
             switches: self.ctx.switch.calls(),
         }
@@ -276,7 +293,11 @@ impl<'a> SubscriptionRun<'a> {
             self.ctx.breaker.end_first_subscriptions();
         }
         // From the number at the time of the question, and not from the present one.
-        let step = self.session.on_answer(partition, question.last);
+        let step = if question.is_contradicted_by(partition) {
+            self.session.leave_epoch(partition.epoch)
+        } else {
+            self.session.on_answer(partition, question.last)
+        };
         self.catch_up_and_prove(step, partition, question.proof)
             .await?;
         if self.session.take_awaited() {
@@ -337,10 +358,19 @@ impl<'a> SubscriptionRun<'a> {
                 Err(_) => CatchUpStep::StartOver,
             };
         }
-        if step == CatchUpStep::StartOver {
-            self.start_over(partition);
-        } else if replays {
-            self.ctx.counters.replays.bump();
+        match step {
+            CatchUpStep::StartOver => self.start_over(partition),
+            CatchUpStep::LeaveEpoch => {
+                // Requests go on in that epoch until the partition has begun another: no proof makes their values good.
+                self.freshness.flush_and_revoke_proof();
+                return Err(L2Error::unexpected(
+                    "L2 was put back while it ran; this instance subscribes again, and L2 begins a new epoch",
+                ));
+            }
+            CatchUpStep::UpToDate | CatchUpStep::Replay { .. } if replays => {
+                self.ctx.counters.replays.bump();
+            }
+            CatchUpStep::UpToDate | CatchUpStep::Replay { .. } => {}
         }
         Ok(())
     }

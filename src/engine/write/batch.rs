@@ -186,9 +186,7 @@ async fn step(
 /// Applies a write that L2 has accepted to this instance.
 fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
     let stamp = ack.stamp;
-    if ctx.l1.are_values_local {
-        ctx.l1.freshness.note_answered(stamp.version());
-    }
+    ctx.l1.freshness.note_answered(stamp.version());
     match &write.step {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Step::Clear => ctx.l1.flush_and_revoke_proof(),

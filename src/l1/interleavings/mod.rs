@@ -264,6 +264,7 @@ impl World {
             epoch: self.l1.freshness.epoch(),
             seq: 0,
             ver: 0,
+            nonce: 0,
             now: 0,
             is_off: false,
         };

@@ -274,7 +274,7 @@ impl Side {
             return;
         };
         let fresh = entry_of(KEY, at, number, Tags::default());
-        self.world.l1.put_filled(&op, &fresh);
+        self.world.l1.put_read(&op, &fresh);
         self.handed_out(at);
         drop(op);
         sender.send(Ok(Some(Outcome::fresh(fresh, Source::Loader))));

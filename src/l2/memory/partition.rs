@@ -426,9 +426,13 @@ impl Partition for MemoryPartition {
         connection.take_if(|link| link.run != incarnation).is_none()
     }
 
-    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
+    fn subscribe(
+        &self,
+        me: MemberInfo,
+        left_epoch: Option<u64>,
+    ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         let subscribe = |state: &mut PartitionState| {
-            let (list_age, messages) = state.subscribe(me);
+            let (list_age, messages) = state.subscribe(me, left_epoch);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),
                 name: self.name.clone(),

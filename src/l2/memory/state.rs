@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::iter::once;
+use std::mem::replace;
 use std::slice;
 use std::time::Duration;
 
@@ -97,12 +98,17 @@ impl PartitionState {
         let run = self.now.link.run;
         if self.clock.incarnation != run {
             self.clock.incarnation = run;
-            // Random and not the next number: a snapshot may have lost the last ones.
-            self.clock.epoch = random();
-            self.generation = random();
-            self.age = self.now.age_of_list;
+            self.begin_epoch(self.now.age_of_list);
         }
         self.clock()
+    }
+
+    /// Begins an epoch, as data may have been lost, and another list of members, which has existed for this long.
+    fn begin_epoch(&mut self, age_of_list: Duration) {
+        // Random and not the next number: a snapshot may have lost the last ones.
+        self.clock.epoch = random();
+        self.generation = random();
+        self.age = age_of_list;
     }
 
     pub(super) fn clock(&self) -> PartitionClock {
@@ -459,12 +465,19 @@ impl PartitionState {
         self.members.insert(info.id, member);
     }
 
-    pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {
+    pub(super) fn subscribe(
+        &mut self,
+        me: MemberInfo,
+        left_epoch: Option<u64>,
+    ) -> (ListAge, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Before the clock is read: a change between the two would be missed (rule 7: catch up before L1 is used). Here
         // one step does both.
         self.subscribers.push(queue);
         self.meet();
+        if left_epoch == Some(self.clock.epoch) {
+            self.begin_epoch(Duration::ZERO);
+        }
         let age = ListAge::new(self.age);
         self.note(me, Applied::NOTHING, age);
         (age, messages)
@@ -484,9 +497,12 @@ impl PartitionState {
         // 21).
         debug_assert!(ver <= self.clock.ver);
         self.clock.seq += 1;
-        let (epoch, seq) = (self.clock.epoch, self.clock.seq);
-        let numbers = [epoch, seq, ver].map(u64::to_be_bytes);
-        let bytes = [b"LM\x01", numbers.as_flattened(), payload].concat();
+        let previous = replace(&mut self.clock.nonce, random());
+        let PartitionClock {
+            epoch, seq, nonce, ..
+        } = self.clock;
+        let numbers = [epoch, seq, ver, nonce, previous].map(u64::to_be_bytes);
+        let bytes = [b"LM\x02", numbers.as_flattened(), payload].concat();
         if let Some(message) = message::parse(&bytes) {
             self.send_all(&Event::Message(message.clone()));
             // No instance replays messages from before a clear.

@@ -248,14 +248,16 @@ pub(super) fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     Ok(Stamp::new(epoch, ver, written_at))
 }
 
-/// The partition's clock: epoch, seq, ver, the time and whether all instances are off; and the incarnation that the server
-/// names `run_id:master_replid`.
-pub(super) fn clock([epoch, seq, ver, now, is_off]: [u64; 5], incarnation: &str) -> PartitionClock {
+/// The partition's clock: epoch, seq, ver, nonce, the time and whether all instances are off; and the incarnation that the
+/// server names `run_id:master_replid`.
+pub(super) fn clock(numbers: [u64; 6], incarnation: &str) -> PartitionClock {
+    let [epoch, seq, ver, nonce, now, is_off] = numbers;
     PartitionClock {
         incarnation: XxHash3_64::oneshot(incarnation.as_bytes()),
         epoch,
         seq,
         ver,
+        nonce,
         now,
         is_off: is_off == 1,
     }

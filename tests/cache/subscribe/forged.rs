@@ -17,6 +17,8 @@ struct Publisher {
     epoch: u64,
     seq: u64,
     ver: u64,
+    /// Of the last message, whoever has published it.
+    nonce: u64,
 }
 
 impl Publisher {
@@ -31,14 +33,17 @@ impl Publisher {
             redis,
             epoch: number(&at[..8]),
             seq: number(&at[8..16]),
-            ver: number(&at[16..]),
+            ver: number(&at[16..24]),
+            nonce: number(&at[24..]),
         }
     }
 
     /// Publishes a change of a key that no instance has.
     async fn publish(&mut self, epoch: u64, seq: u64) {
-        let mut message = b"LM\x01".to_vec();
-        for number in [epoch, seq, self.ver + 1] {
+        let mut message = b"LM\x02".to_vec();
+        let previous = self.nonce;
+        self.nonce ^= 1;
+        for number in [epoch, seq, self.ver + 1, self.nonce, previous] {
             message.extend_from_slice(&number.to_be_bytes());
         }
         message.push(0);

@@ -6,4 +6,5 @@ mod freshness;
 mod listen_to;
 #[cfg(feature = "json")]
 mod publish_changes;
+mod put_back;
 mod replay;

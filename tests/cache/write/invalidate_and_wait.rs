@@ -280,7 +280,7 @@ async fn an_instance_that_crashed_is_forgotten() {
         id: 77,
         max_staleness: BRIEF,
     };
-    drop(partition.subscribe(crashed).await.unwrap());
+    drop(partition.subscribe(crashed, None).await.unwrap());
     let who = sweeper(wires).await;
     assert_eq!(sweeper(wires).await, who);
     assert_eq!(
@@ -316,7 +316,7 @@ async fn a_wait_for_many_instances_reads_little() {
     for id in 1..=MANY {
         let max_staleness = MINUTE;
         let me = MemberInfo { id, max_staleness };
-        others.push(partition.subscribe(me).await.unwrap());
+        others.push(partition.subscribe(me, None).await.unwrap());
     }
     let waiting = wait(&a, "k");
     let apply = |others: &mut [(PartitionClock, Box<dyn Subscription>)]| {
@@ -338,7 +338,7 @@ async fn a_wait_for_many_instances_reads_little() {
     // One that has joined meanwhile is waited for, too.
     let (id, max_staleness) = (MANY + 1, MINUTE);
     let newcomer = MemberInfo { id, max_staleness };
-    let mut newcomer = partition.subscribe(newcomer).await.unwrap();
+    let mut newcomer = partition.subscribe(newcomer, None).await.unwrap();
     apply(slice::from_mut(last));
     still_waits(&waiting, &asks).await;
     apply(slice::from_mut(&mut newcomer));

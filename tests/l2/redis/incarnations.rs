@@ -120,7 +120,7 @@ async fn each_step_that_finds_the_clock_lost_begins_an_epoch_of_its_own() {
                 _ => drop(subscribe(partition).await),
             }
             let at: Vec<u8> = run(&mut raw, &["HGET", &own_key("clock"), "at"]).await;
-            assert_eq!(at.len(), 24, "{step} has left no clock");
+            assert_eq!(at.len(), 32, "{step} has left no clock");
             let epoch = u64::from_be_bytes(at[..8].try_into().unwrap());
             assert!((1..1 << 53).contains(&epoch), "{step}: {epoch}");
             assert!(epochs.insert(epoch), "{step} has begun {epoch} again");

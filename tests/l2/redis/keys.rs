@@ -657,7 +657,7 @@ async fn the_log_has_an_entry_for_each_message() {
     for (seq, ((id, fields), stamp)) in (1_u64..).zip(entries.into_iter().zip(stamps)) {
         assert_eq!(id, format!("{seq}-0"));
         let message = &fields["m"];
-        assert_eq!((&message[..3], fields.len()), (&b"LM\x01"[..], 2));
+        assert_eq!((&message[..3], fields.len()), (&b"LM\x02"[..], 2));
         // For tools.
         let at: u64 = str::from_utf8(&fields["at"]).unwrap().parse().unwrap();
         assert!(stamp.written_at.abs_diff(at) <= 1, "{at}");
@@ -812,7 +812,7 @@ async fn a_namespace_of_more_partitions_is_refused() {
     let (partition, met) = watched_partition(&store.l2, LIMIT);
     let error = partition.get("k").await.expect_err("it is refused");
     assert!(error.is_refused(), "{error:?}");
-    let refused = partition.subscribe(ME).await.map(|_| ());
+    let refused = partition.subscribe(ME, None).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
     assert_eq!(met.all(), [], "a connection was used");
     // Another namespace on the same server is not touched by that.

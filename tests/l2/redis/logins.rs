@@ -121,7 +121,10 @@ async fn a_provider_that_fails_is_named() {
     for (gives, what) in cases {
         let partition = partition_with(&server, gives);
         let of_request = partition.get("k").await.unwrap_err();
-        for error in [of_request, partition.subscribe(ME).await.err().unwrap()] {
+        for error in [
+            of_request,
+            partition.subscribe(ME, None).await.err().unwrap(),
+        ] {
             let said = format!("{:?}: {}", error, error.source().unwrap());
             assert!(said.contains(what) && !said.contains(SECOND), "{said}");
         }
@@ -151,7 +154,14 @@ async fn a_user_without_a_password_logs_in() {
     // A password that was written in the wrong place.
     let partition = partition_of(&open(FIRST), NAMESPACE);
     assert!(partition.get("k").await.unwrap_err().is_refused());
-    assert!(partition.subscribe(ME).await.err().unwrap().is_refused());
+    assert!(
+        partition
+            .subscribe(ME, None)
+            .await
+            .err()
+            .unwrap()
+            .is_refused()
+    );
 }
 
 /// All connections log in alike: none is refused where the other is not.
@@ -177,7 +187,7 @@ async fn a_password_is_the_same_for_all_connections() {
         let ways = [
             partition.get("k").await.err(),
             partition.connected().await.err(),
-            partition.subscribe(ME).await.err(),
+            partition.subscribe(ME, None).await.err(),
         ];
         for error in &ways {
             let accepted = error.is_none();

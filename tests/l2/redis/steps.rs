@@ -32,9 +32,9 @@ const STORE_COUNTS: &str = script!("parts/checked" "parts/clock" "parts/bypassed
 const BOUND: u64 = 1 << 53;
 
 /// What IDENTIFY answers.
-type Found = (u64, u64, u64, u64, u64, String, String, u64, u64, u64);
+type Found = (u64, u64, u64, u64, u64, u64, String, String, u64, u64, u64);
 /// What HEARTBEAT answers for a partition.
-type Row = [u64; 6];
+type Row = [u64; 7];
 
 async fn try_step<T: FromRedisValue>(
     raw: &mut MultiplexedConnection,
@@ -69,7 +69,7 @@ async fn field(raw: &mut MultiplexedConnection, key: &str, field: &str) -> Optio
 }
 
 /// A position as a clock has it.
-fn at(numbers: [u64; 3]) -> Vec<u8> {
+fn at(numbers: [u64; 4]) -> Vec<u8> {
     numbers.map(u64::to_be_bytes).concat()
 }
 
@@ -103,9 +103,15 @@ async fn run_answers_only_the_number_of_partitions_where_it_is_another_one() {
         ("x", "1", 0),
     ] {
         set(&mut raw, keys[0], "partitions", named).await;
-        let found: Found = step(&mut raw, IDENTIFY, keys, &[own, "7", "", "5", "1:2:2000:3"]).await;
+        let found: Found = step(
+            &mut raw,
+            IDENTIFY,
+            keys,
+            &[own, "7", "", "", "5", "1:2:2000:3"],
+        )
+        .await;
         let none = String::new;
-        let expected = (0, 0, 0, 0, number, none(), none(), 0, 0, 0);
+        let expected = (0, 0, 0, 0, 0, number, none(), none(), 0, 0, 0);
         assert_eq!(found, expected, "{named:?}");
         let fields: Vec<String> = run(&mut raw, &["HKEYS", keys[0]]).await;
         assert_eq!(fields, ["partitions"], "{named:?}");
@@ -143,26 +149,26 @@ async fn another_incarnation_starts_an_epoch_and_a_list_unless_a_handover_is_pro
             let is_proven = proves && !named.is_empty();
             set(&mut raw, clock, "partitions", "1").await;
             set(&mut raw, clock, "run", &known).await;
-            set(&mut raw, clock, "at", at([9, 20, 30])).await;
+            set(&mut raw, clock, "at", at([9, 20, 30, 40])).await;
             set(&mut raw, live, "list", "3:1000").await;
             set(&mut raw, live, "6", "9:2:2000:3").await;
             let keys = &[clock, live];
 
             let asked: Found = step(&mut raw, IDENTIFY, keys, &["1", "7", "?"]).await;
             let none = String::new;
-            let expected = (0, 0, 0, 0, 1, named.clone(), none(), 0, 0, 0);
+            let expected = (0, 0, 0, 0, 0, 1, named.clone(), none(), 0, 0, 0);
             assert_eq!(asked, expected, "{known}");
             assert_eq!(field(&mut raw, clock, "run").await.unwrap(), known);
-            assert_eq!(position(&mut raw, clock).await, at([9, 20, 30]));
+            assert_eq!(position(&mut raw, clock).await, at([9, 20, 30, 40]));
 
             let found: Found = step(&mut raw, IDENTIFY, keys, &["1", "7", &proof]).await;
             let (epoch, list) = if is_proven { (9, "3:1000") } else { (7, "7:0") };
             assert_eq!((found.0, found.1, found.2), (epoch, 20, 30), "{proof}");
-            assert_eq!((found.4, found.7, found.8, found.9), (1, 0, 0, 0));
-            assert!(found.3 > 0 && !found.6.is_empty());
-            let incarnation = found.5;
+            assert_eq!((found.5, found.8, found.9, found.10), (1, 0, 0, 0));
+            assert!(found.4 > 0 && !found.7.is_empty());
+            let incarnation = found.6;
             assert!(incarnation.ends_with(&format!(":{own}")), "{incarnation}");
-            assert_eq!(position(&mut raw, clock).await, at([epoch, 20, 30]));
+            assert_eq!(position(&mut raw, clock).await, at([epoch, 20, 30, 40]));
             assert_eq!(field(&mut raw, clock, "run").await.unwrap(), incarnation);
             assert_eq!(field(&mut raw, live, "list").await.unwrap(), list);
             let member = field(&mut raw, live, "6").await;
@@ -170,7 +176,7 @@ async fn another_incarnation_starts_an_epoch_and_a_list_unless_a_handover_is_pro
 
             // It is known from here on, whatever the next connection sends.
             let again: Found = step(&mut raw, IDENTIFY, keys, &["1", "8", "?"]).await;
-            assert_eq!((again.0, again.5), (epoch, incarnation));
+            assert_eq!((again.0, again.6), (epoch, incarnation));
             assert_eq!(field(&mut raw, live, "list").await.unwrap(), list);
         }
     }
@@ -194,9 +200,9 @@ async fn a_subscriber_joins_the_list_that_is_there_or_a_new_one() {
         ("", 8, 0),
     ] {
         set(&mut raw, live, "list", list).await;
-        let args = ["1", "8", "", "5", "9:2:2000:3"];
+        let args = ["1", "8", "", "", "5", "9:2:2000:3"];
         let found: Found = step(&mut raw, IDENTIFY, &[clock, live], &args).await;
-        assert_eq!((found.0, found.7, found.8), (7, generation, age), "{list}");
+        assert_eq!((found.0, found.8, found.9), (7, generation, age), "{list}");
         let (stored, member) = (
             field(&mut raw, live, "list").await.unwrap(),
             field(&mut raw, live, "5").await,
@@ -210,16 +216,16 @@ async fn a_subscriber_joins_the_list_that_is_there_or_a_new_one() {
         &mut raw,
         IDENTIFY,
         &[clock, live],
-        &["1", "8", "", "5", "e"],
+        &["1", "8", "", "", "5", "e"],
     )
     .await;
-    assert_eq!((found.7, found.8), (8, 0));
+    assert_eq!((found.8, found.9), (8, 0));
     let fields: Vec<String> = run(&mut raw, &["HGETALL", live]).await;
     assert_eq!(fields, ["list", "8:0", "5", "e"]);
 
     set(&mut raw, clock, "off", "1").await;
     let found: Found = step(&mut raw, IDENTIFY, &[clock, live], &["1", "8", ""]).await;
-    assert_eq!(found.9, 1, "all instances are off");
+    assert_eq!(found.10, 1, "all instances are off");
 }
 
 /// Lua counts whole numbers without gaps below 2^53: beyond that no version is above another one.
@@ -232,15 +238,16 @@ async fn a_clock_with_a_number_that_lua_cannot_count_is_damaged() {
     let _: Found = step(&mut raw, IDENTIFY, &[clock, live], &["1", "7", ""]).await;
     let most = BOUND - 1;
     for (stored, is_whole) in [
-        (at([1, 0, 0]), true),
-        (at([most, most, most]), true),
-        (at([0, 1, 1]), false),
-        (at([BOUND, 1, 1]), false),
-        (at([1, BOUND, 1]), false),
-        (at([1, 1, BOUND]), false),
-        (at([1 << 63, 1, 1]), false),
-        (at([1, 1, 1])[..23].to_vec(), false),
-        ([&at([1, 1, 1])[..], b"x"].concat(), false),
+        (at([1, 0, 0, 0]), true),
+        (at([most, most, most, most]), true),
+        (at([0, 1, 1, 1]), false),
+        (at([BOUND, 1, 1, 1]), false),
+        (at([1, BOUND, 1, 1]), false),
+        (at([1, 1, BOUND, 1]), false),
+        (at([1, 1, 1, BOUND]), false),
+        (at([1 << 63, 1, 1, 1]), false),
+        (at([1, 1, 1, 1])[..31].to_vec(), false),
+        ([&at([1, 1, 1, 1])[..], b"x"].concat(), false),
         (b"PARTITIONS".to_vec(), false),
         (b"PARTITIONS x".to_vec(), false),
     ] {
@@ -250,12 +257,16 @@ async fn a_clock_with_a_number_that_lua_cannot_count_is_damaged() {
         assert_eq!(rows[0][0] == 1, is_whole, "{stored:?}");
         let found: Found = step(&mut raw, IDENTIFY, &[clock, live], &["1", "8", ""]).await;
         if is_whole {
-            assert_eq!(rows[0][1..4], [found.0, found.1, found.2]);
+            assert_eq!(rows[0][1..5], [found.0, found.1, found.2, found.3]);
             assert_eq!(position(&mut raw, clock).await, stored);
         } else {
-            assert_eq!(rows[0][1..4], [0, 0, 0]);
-            assert_eq!((found.0, found.1, found.2), (8, 0, 0), "{stored:?}");
-            assert_eq!(position(&mut raw, clock).await, at([8, 0, 0]));
+            assert_eq!(rows[0][1..5], [0; 4]);
+            assert_eq!(
+                (found.0, found.1, found.2, found.3),
+                (8, 0, 0, 0),
+                "{stored:?}"
+            );
+            assert_eq!(position(&mut raw, clock).await, at([8, 0, 0, 0]));
         }
     }
 }
@@ -291,7 +302,7 @@ async fn the_log_is_cut_with_each_hundredth_message() {
         &mut raw,
         &own_key("clock"),
         "at",
-        at([epoch, 10_298, 10_298]),
+        at([epoch, 10_298, 10_298, 1]),
     )
     .await;
     let mut length = async || {
@@ -336,9 +347,9 @@ async fn a_heartbeat_of_several_partitions_answers_for_each() {
     for n in 0..7 {
         let [clock, live] = names(n);
         set(&mut raw, &clock, "partitions", "1").await;
-        let args = ["1", "7", "", "5", "9:2:2000:3"];
+        let args = ["1", "7", "", "", "5", "9:2:2000:3"];
         let _: Found = step(&mut raw, IDENTIFY, &[&clock, &live], &args).await;
-        set(&mut raw, &clock, "at", at([7, 20, 30])).await;
+        set(&mut raw, &clock, "at", at([7, 20, 30, 40])).await;
         partitions.push([clock, live, "5".to_owned()]);
     }
     set(&mut raw, &partitions[1][0], "off", "1").await;
@@ -349,13 +360,13 @@ async fn a_heartbeat_of_several_partitions_answers_for_each() {
     let _: i64 = run(&mut raw, &["DEL", &partitions[6][1]]).await;
     let _: i64 = run(&mut raw, &["LPUSH", &partitions[6][1], "x"]).await;
     let rows: [Row; 7] = [
-        [1, 7, 20, 30, 7, 0],
-        [1, 7, 20, 30, 7, 1],
-        [1, 7, 20, 30, 0, 0],
-        [0, 7, 20, 30, 7, 0],
-        [0, 0, 0, 0, 7, 0],
-        [0; 6],
-        [1, 7, 20, 30, 0, 0],
+        [1, 7, 20, 30, 40, 7, 0],
+        [1, 7, 20, 30, 40, 7, 1],
+        [1, 7, 20, 30, 40, 0, 0],
+        [0, 7, 20, 30, 40, 7, 0],
+        [0, 0, 0, 0, 0, 7, 0],
+        [0; 7],
+        [1, 7, 20, 30, 40, 0, 0],
     ];
     let mut args: Vec<&str> = partitions.iter().flatten().map(|name| &**name).collect();
     args.push("77");
@@ -487,7 +498,7 @@ async fn a_clock_is_told_a_number_of_partitions_once() {
     ] {
         let _: i64 = run(&mut raw, &["DEL", keys[0], keys[1], keys[2]]).await;
         set(&mut raw, keys[0], "partitions", named).await;
-        set(&mut raw, keys[0], "at", at([7, 20, 30])).await;
+        set(&mut raw, keys[0], "at", at([7, 20, 30, 40])).await;
         let _: String = run(&mut raw, &["XADD", keys[1], "20-0", "m", "x"]).await;
         set(&mut raw, keys[2], "list", "3:50").await;
         let answered: u64 = step(&mut raw, PARTITIONS, &keys, &[own, from, to]).await;
@@ -505,7 +516,7 @@ async fn a_clock_is_told_a_number_of_partitions_once() {
         let expected = if is_closed {
             tombstone
         } else {
-            at([7, 20, 30])
+            at([7, 20, 30, 40])
         };
         assert_eq!(position(&mut raw, keys[0]).await, expected, "{case:?}");
     }

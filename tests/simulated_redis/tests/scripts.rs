@@ -390,7 +390,7 @@ async fn scripts_of_the_crate_answer_alike() {
                 request(&connection, &["FLUSHALL"]);
                 let has_clocks = round % 80 == 0;
                 for key in ["key:0", "key:1"].iter().filter(|_| has_clocks) {
-                    let at = [&b"HSET"[..], key.as_bytes(), b"at", &numbers(&[7, 1, 2])];
+                    let at = [&b"HSET"[..], key.as_bytes(), b"at", &numbers(&[7, 1, 2, 3])];
                     _ = connection.request(&at.map(<[u8]>::to_vec));
                 }
             }
@@ -438,7 +438,7 @@ fn pool() -> Vec<Vec<u8>> {
         "a b",
         "\u{4}",
     ]);
-    pool.push(numbers(&[7, 1, 2]));
+    pool.push(numbers(&[7, 1, 2, 3]));
     pool.push(numbers(&[60_000, 60_000, 0, 0, 120_000]));
     pool.push(numbers(&[7, 3]));
     pool.push(vec![0; 60]);

@@ -298,7 +298,7 @@ pub async fn filled(partition: &dyn Partition, key: &str, lease: Lease, payload:
 
 pub async fn subscribe(partition: &dyn Partition) -> (PartitionClock, Box<dyn Subscription>) {
     partition
-        .subscribe(ME)
+        .subscribe(ME, None)
         .await
         .expect("the partition can be listened to")
 }

@@ -17,6 +17,14 @@ use crate::l2::redis::script_call::{ScriptCall, clock};
 use crate::l2::redis::scripts;
 use crate::l2::{Member, PartitionClock, random};
 
+/// A subscriber, which adds itself to the members.
+#[derive(Clone, Copy)]
+pub(crate) struct Joining {
+    pub(crate) member: Member,
+    /// The epoch whose history is not the one that this instance knows: another begins (rule 31: histories).
+    pub(crate) left_epoch: Option<u64>,
+}
+
 /// The answer of IDENTIFY.
 pub(crate) struct Identity {
     pub(crate) clock: PartitionClock,
@@ -42,7 +50,7 @@ impl Identity {
 /// [`agree_on_number`]. The error of a partition that is not used names the number of partitions that the namespace has.
 pub(crate) async fn identify(
     names: &Names,
-    me: Option<Member>,
+    me: Option<Joining>,
     topology: &Topology,
     primary: &Primary,
     connection: MultiplexedConnection,
@@ -67,11 +75,11 @@ pub(crate) async fn identify(
 }
 
 /// As `identify.lua` says.
-type Answer = (u64, u64, u64, u64, u16, String, String, u64, u64, u64);
+type Answer = (u64, u64, u64, u64, u64, u16, String, String, u64, u64, u64);
 
 async fn ask(
     names: &Names,
-    me: Option<Member>,
+    me: Option<Joining>,
     proof: &str,
     connection: MultiplexedConnection,
 ) -> RedisResult<Identity> {
@@ -80,13 +88,16 @@ async fn ask(
         .arg(names.partitions)
         .arg(random());
     call.arg(proof);
-    if let Some(me) = me {
-        call.arg(me.info.id).arg(members::entry(&me));
+    let left_epoch = me.and_then(|me| me.left_epoch);
+    call.arg(left_epoch.map_or_else(String::new, |epoch| epoch.to_string()));
+    if let Some(Joining { member, .. }) = me {
+        call.arg(member.info.id).arg(members::entry(&member));
     }
     let answer: Answer = call.run(connection).await?;
-    let (epoch, seq, ver, now, partitions, incarnation, policy, generation, age, is_off) = answer;
+    let (epoch, seq, ver, nonce, now, partitions, incarnation, policy, generation, age, is_off) =
+        answer;
     Ok(Identity {
-        clock: clock([epoch, seq, ver, now, is_off], &incarnation),
+        clock: clock([epoch, seq, ver, nonce, now, is_off], &incarnation),
         incarnation,
         partitions,
         policy,

@@ -55,7 +55,7 @@ pub enum LogState {
 
 /// What AUDIT answers.
 type Answer = (
-    [u64; 5],
+    [u64; 6],
     String,
     u8,
     [String; 3],

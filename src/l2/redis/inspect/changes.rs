@@ -139,9 +139,9 @@ mod tests {
     use crate::l2::Kind;
 
     fn push(kind: PushKind) -> PushInfo {
-        let numbers: [u8; 24] = std::array::from_fn(|at| u8::from(at % 8 == 7));
+        let numbers: [u8; 40] = std::array::from_fn(|at| u8::from(at % 8 == 7));
         let sent = message::payload(Kind::Clear, 1, &[]);
-        let message = [&b"LM\x01"[..], &numbers, &sent].concat();
+        let message = [&b"LM\x02"[..], &numbers, &sent].concat();
         let data = vec![
             Value::BulkString(b"channel".to_vec()),
             Value::BulkString(message),

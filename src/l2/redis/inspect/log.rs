@@ -97,7 +97,7 @@ impl Connected {
         ask.arg(self.names.name(CLOCK, "")).arg("at");
         let at: Option<Vec<u8>> = in_time(ask.query_async(&mut self.connection)).await?;
         // Without a clock the next instance begins a new log.
-        let [_, mut last, _] = at
+        let [_, mut last, _, _] = at
             .and_then(|at| unpack_numbers(&at).ok())
             .unwrap_or_default();
         let mut found = Vec::new();

@@ -235,9 +235,9 @@ impl Connected {
         in_time(scan.query_async(&mut self.connection)).await
     }
 
-    /// The state of the partition, by numbers of a script: epoch, seq, ver, the time and whether all instances are off; the
+    /// The state of the partition, by numbers of a script: epoch, seq, ver, nonce, the time and whether all instances are off; the
     /// incarnation of the server, and whether the clock has it.
-    fn state(&self, numbers: [u64; 5], incarnation: &str, is_known: u8) -> PartitionState {
+    fn state(&self, numbers: [u64; 6], incarnation: &str, is_known: u8) -> PartitionState {
         PartitionState {
             partition: self.partition,
             node: self.node.clone(),

@@ -215,7 +215,7 @@ type Answer = (
     (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>),
     [i64; 3],
     String,
-    [u64; 5],
+    [u64; 6],
     String,
     u8,
     Option<(String, u64, u64, u64, u8)>,

@@ -1,10 +1,10 @@
--- AUDIT  clock log members  ->  {epoch seq ver now off}, incarnation, whether it is that of the clock, {policy,
+-- AUDIT  clock log members  ->  {epoch seq ver nonce now off}, incarnation, whether it is that of the clock, {policy,
 -- used_memory, maxmemory}, type of the log, id of its first message, ids of the first two messages from the last number of
 -- the clock on, the list of members as it is stored, the name of the stream of writes or nothing; reads only
 -- An epoch of 0 says that the clock is missing or damaged.
 local clock_key, log_key, members_key = unpack(KEYS)
 
-local epoch, seq, ver = read_clock(clock_key)
+local epoch, seq, ver, nonce = read_clock(clock_key)
 local run = incarnation()
 local stored_run, off, writes =
   unpack(checked(redis.pcall('HMGET', clock_key, 'run', 'off', 'writes'), 'HMGET') or {})
@@ -17,7 +17,7 @@ end
 local first = checked(redis.pcall('XRANGE', log_key, '-', '+', 'COUNT', 1), 'XRANGE') or {}
 local memory = redis.call('INFO', 'memory')
 return {
-  {epoch or 0, seq or 0, ver or 0, time(), off and 1 or 0},
+  {epoch or 0, seq or 0, ver or 0, nonce or 0, time(), off and 1 or 0},
   run,
   stored_run == run and 1 or 0,
   {

@@ -4,8 +4,8 @@
 -- yet, so nothing is published.
 local clock_key, new_epoch = KEYS[1], ARGV[1]
 
-local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+local epoch, seq, ver, nonce = ensure_clock(clock_key, new_epoch)
 ver = ver + 1
-set_clock(clock_key, epoch, seq, ver)
+set_clock(clock_key, epoch, seq, ver, nonce)
 redis.call('HSET', clock_key, 'leases', struct.pack('>I8I8', epoch, ver))
 return stamp_answer(epoch, ver)

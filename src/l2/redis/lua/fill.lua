@@ -7,7 +7,7 @@ local clock_key, log_key = KEYS[1], KEYS[2]
 local channel, new_epoch, type_tag = unpack(ARGV, 1, 3)
 local COMMON_KEYS, COMMON_ARGS, ARGS_OF_ONE = 2, 3, 7
 
-local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+local epoch, seq, ver, nonce = ensure_clock(clock_key, new_epoch)
 local now, fill_count = time(), (#ARGV - COMMON_ARGS) / ARGS_OF_ONE
 -- The first body says whether it is staged; the staged key is the last one then.
 local first_staged = #KEYS + (is_staged(ARGV[COMMON_ARGS + 3]) and 0 or 1)
@@ -69,6 +69,7 @@ local function fill(value_key, lease_key, leases, first_tag, last_tag,
   local beside = ''
   if payload ~= '' then
     epoch, ver, seq = publish(clock_key, log_key, channel, new_epoch, payload)
+    nonce = new_epoch
     make_stamps()
     -- Loads of values of other types may have read what this value replaces (rule 29).
     awaited, others = string.find(others, AWAITED, 1, true) and AWAITED or awaited, ''
@@ -81,7 +82,7 @@ local function fill(value_key, lease_key, leases, first_tag, last_tag,
     -- One version for all fills of the step.
     if not value_stamp then
       ver = ver + 1
-      set_clock(clock_key, epoch, seq, ver)
+      set_clock(clock_key, epoch, seq, ver, nonce)
       make_stamps()
     end
     if others ~= '' then

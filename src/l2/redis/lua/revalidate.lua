@@ -6,7 +6,7 @@ local value_key, lease_key, clock_key = KEYS[1], KEYS[2], KEYS[3]
 local token, lease_epoch, stored_ver, times, ttl_ms, new_epoch, channel, key_text, type_tag = unpack(ARGV)
 local FIRST_TAG = 4
 
-local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+local epoch, seq, ver, nonce = ensure_clock(clock_key, new_epoch)
 local leases = checked(redis.pcall('GET', lease_key), 'GET')
 local granted_at, awaited, _, others = find_standing_lease(leases, clock_key, epoch, lease_epoch, token)
 if not granted_at then
@@ -23,7 +23,7 @@ if any_after(tags, granted_at) then
 end
 local now = time()
 ver = ver + 1
-set_clock(clock_key, epoch, seq, ver)
+set_clock(clock_key, epoch, seq, ver, nonce)
 set_stamp_and_times(value_key, offset, stamp(epoch, ver, now), times)
 set_ttl(value_key, head, offset, ttl_ms)
 keep_tag_versions(tags, epoch, ttl_ms)

@@ -497,8 +497,12 @@ impl Partition for RedisPartition {
         Some(self)
     }
 
-    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
+    fn subscribe(
+        &self,
+        me: MemberInfo,
+        left_epoch: Option<u64>,
+    ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         self.connections.rely(me.max_staleness);
-        self.subscriptions.subscribe(me).boxed()
+        self.subscriptions.subscribe(me, left_epoch).boxed()
     }
 }

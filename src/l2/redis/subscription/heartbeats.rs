@@ -49,9 +49,9 @@ pub(super) struct Heartbeat {
     pub(super) answer: oneshot::Sender<Result<PartitionClock, L2Error>>,
 }
 
-/// The clock of a partition in the answer to HEARTBEAT: whether it is in order, epoch, seq and ver; the generation of the
-/// list of members that the instance is in; and whether all instances are off.
-type ClockRow = (bool, u64, u64, u64, u64, u64);
+/// The clock of a partition in the answer to HEARTBEAT: whether it is in order, epoch, seq, ver and nonce; the generation of
+/// the list of members that the instance is in; and whether all instances are off.
+type ClockRow = (bool, u64, u64, u64, u64, u64, u64);
 
 /// Sends heartbeats in one round trip. Each has an answer of its own.
 pub(super) async fn send(
@@ -99,7 +99,7 @@ pub(super) async fn send(
         return Err(malformed_answer());
     }
     let answers = iter::zip(heartbeats, clocks).map(|(heartbeat, row)| {
-        let (in_order, epoch, seq, ver, generation, is_off) = row;
+        let (in_order, epoch, seq, ver, nonce, generation, is_off) = row;
         // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule
         // 8).
         if !in_order || echo != this {
@@ -116,7 +116,7 @@ pub(super) async fn send(
                 "the list of members was lost or damaged; this instance subscribes again",
             ));
         }
-        Ok(clock([epoch, seq, ver, now, is_off], &incarnation))
+        Ok(clock([epoch, seq, ver, nonce, now, is_off], &incarnation))
     });
     Ok(answers.collect())
 }

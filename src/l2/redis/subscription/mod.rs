@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use self::heartbeats::{Heartbeat, HeartbeatSchedule};
 use self::pubsub::{MessageRoute, PubSub, PubSubChannel};
-use super::connections::identify::{Identity, identify};
+use super::connections::identify::{Identity, Joining, identify};
 use super::connections::naming::give_name;
 use super::connections::server_connections::ServerConnections;
 use super::connections::topology::Topology;
@@ -70,11 +70,12 @@ impl Subscriptions {
     pub(super) async fn subscribe(
         &self,
         me: MemberInfo,
+        left_epoch: Option<u64>,
     ) -> Result<(PartitionClock, Box<dyn Subscription>), L2Error> {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
-        let (found, pubsub, route, server) = in_time(self.open(me, queue)).await??;
+        let (found, pubsub, route, server) = in_time(self.open(me, left_epoch, queue)).await??;
         self.was_subscribed.store(true, Ordering::Relaxed);
         let subscription = RedisSubscription {
             pubsub,
@@ -112,6 +113,7 @@ impl Subscriptions {
     async fn open(
         &self,
         me: MemberInfo,
+        left_epoch: Option<u64>,
         queue: mpsc::Sender<Event>,
     ) -> Result<(Identity, Arc<PubSub>, MessageRoute, Arc<ServerConnections>), L2Error> {
         let slot = self.names.slot;
@@ -137,9 +139,12 @@ impl Subscriptions {
         };
         let subscribing = pubsub.subscribe(channel, receive);
         let route = join(naming, subscribing).await.1?;
-        let member = Member::new(me, Applied::NOTHING);
+        let joining = Joining {
+            member: Member::new(me, Applied::NOTHING),
+            left_epoch,
+        };
         let (topology, primary) = (&self.topology, &server.primary);
-        let running = identify(&self.names, Some(member), topology, primary, connection).boxed();
+        let running = identify(&self.names, Some(joining), topology, primary, connection).boxed();
         // The answer is a proof like the answer to a heartbeat, and other partitions may have made the connection.
         let (found, confirmed) = join(running, pubsub.confirm(slot)).await;
         confirmed.inspect_err(|_| pubsub.doubt())?;

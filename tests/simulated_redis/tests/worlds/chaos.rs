@@ -127,10 +127,6 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             world.struck(fault, lasts, None);
             let store = Arc::clone(&world.store);
             store.strike(fault, lasts, rng);
-            if fault == Fault::PutBack {
-                // As the documentation asks for.
-                tokio::spawn(clients::clear(Arc::clone(world), instance));
-            }
         }
         Fault::Cleared => {
             world.struck(fault, Duration::ZERO, None);

@@ -281,7 +281,7 @@ impl Connection {
 }
 
 /// How a message of a change begins.
-const MESSAGE: &[u8] = b"LM\x01";
+const MESSAGE: &[u8] = b"LM\x02";
 
 /// What was published, if it is that.
 fn message_in(reply: &Reply) -> Option<&[u8]> {

@@ -6,7 +6,7 @@ use crate::config::{Config, ValuesIn};
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 30;
+pub(crate) const RULES: u8 = 31;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -396,6 +396,31 @@ impl Config {
                 load_ms: 20..=300,
                 fault_every_ms: 300,
                 faults: vec![(Fault::MessagesLost, 2), (Fault::Cleared, 3)],
+                ..base
+            },
+            // A store that is put back, to what it held a moment ago. Heartbeats are rare, so that the numbers are there again
+            // before one is sent; and each of many keys is rarely changed.
+            31 if seed.is_multiple_of(2) => Self {
+                instances: 2,
+                max_staleness_ms: 1500,
+                keys: 3000,
+                lasts_ms: 60_000,
+                readers: 12,
+                writers: 12,
+                write_rest_ms: 60,
+                fault_every_ms: 30,
+                faults: vec![(Fault::PutBack, 1), (Fault::ScriptsForgotten, 400)],
+                ..base
+            },
+            // And to what it held before a clear.
+            31 => Self {
+                max_staleness_ms: 300,
+                keys: 200,
+                lasts_ms: 60_000,
+                readers: 8,
+                write_rest_ms: 100,
+                fault_every_ms: 5000,
+                faults: vec![(Fault::PutBack, 2), (Fault::Cleared, 1)],
                 ..base
             },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.

@@ -64,15 +64,21 @@ impl Recorder {
         });
     }
 
-    /// From then on these promises are excused for a key, until it is invalidated the next time.
-    pub(crate) fn excuse(&self, promises: &'static [Invariant], key: u64, from: At) {
+    /// From then on these promises are excused for a key, until it is invalidated the next time, or this time has passed.
+    pub(crate) fn excuse(
+        &self,
+        promises: &'static [Invariant],
+        key: u64,
+        from: At,
+        lasts: Duration,
+    ) {
         let mut state = self.state.lock().unwrap();
         let place = state.history.excuses.len();
         state.excused.entry(key).or_default().push(place);
         state.history.excuses.push(Excuse {
             key,
             from,
-            to: At::MAX,
+            to: from.saturating_add(lasts),
             promises,
         });
     }
@@ -82,7 +88,8 @@ impl Recorder {
         let to = self.now() + within;
         let mut state = self.state.lock().unwrap();
         for place in state.excused.remove(&key).unwrap_or_default() {
-            state.history.excuses[place].to = to;
+            let excuse = &mut state.history.excuses[place];
+            excuse.to = excuse.to.min(to);
         }
     }
 

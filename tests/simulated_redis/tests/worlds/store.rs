@@ -29,7 +29,7 @@ use crate::truth::Truth;
 const STAMP: usize = 36;
 const TIMES_END: usize = STAMP + 40;
 /// What a message has in front of the sender's part.
-pub(crate) const NUMBERS: usize = 27;
+pub(crate) const NUMBERS: usize = 43;
 
 /// More seconds than a clock is stepped back in a world.
 const FAR: u64 = 1_000_000;
@@ -407,7 +407,7 @@ fn field_of(held: Option<&Held>, field: &str) -> Option<Vec<u8>> {
 
 /// The epoch of a clock; none if its partition is closed.
 fn epoch_of(clock: Option<&Held>) -> Option<Vec<u8>> {
-    let at = field_of(clock, "at").filter(|at| at.len() == 24)?;
+    let at = field_of(clock, "at").filter(|at| at.len() == 32)?;
     Some(at[..8].to_vec())
 }
 
@@ -418,7 +418,12 @@ impl Observer {
     /// It has shown that a limit is one, for this key.
     fn excuse(&self, limit: Fault, key: u64) {
         let recorder = &self.truth.recorder;
-        recorder.excuse(promises_without(limit), key, recorder.now());
+        let lasts = match limit {
+            // Instances find out, and have an epoch begin.
+            Fault::PutBack => self.recovery,
+            _ => Duration::MAX,
+        };
+        recorder.excuse(promises_without(limit), key, recorder.now(), lasts);
     }
 
     fn excuse_all(&self, limit: Fault) {
@@ -630,7 +635,8 @@ impl Observer {
             let (_, names) = read_message(field(entry, "m").unwrap());
             for key in names.iter().filter_map(|key| key.parse().ok()) {
                 let promises = promises_without(Fault::ClockSteppedBack);
-                self.truth.recorder.excuse(promises, key, began);
+                let recorder = &self.truth.recorder;
+                recorder.excuse(promises, key, began, Duration::MAX);
             }
         }
     }

@@ -471,7 +471,7 @@ async fn without_a_ttl_no_lease_is_left(store: impl StoreUnderTest) {
 /// It was on its way for so long that its caller has gone.
 async fn after_its_deadline_a_request_gets_no_lease(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (clock, _) = partition.subscribe(ME).await.expect("it answers");
+    let (clock, _) = partition.subscribe(ME, None).await.expect("it answers");
     let ask = |deadline| LeaseRequest {
         ttl: LONG,
         want: AcceptedValue::Any,

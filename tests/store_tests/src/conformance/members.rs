@@ -23,6 +23,7 @@ bodies! { members:
     an_awaited_invalidation_names_the_list
     some_members_can_be_read
     one_instance_at_a_time_sweeps
+    a_subscription_ends_the_epoch_that_it_names
 }
 
 const OTHER: MemberInfo = MemberInfo {
@@ -53,7 +54,7 @@ async fn a_subscriber_is_a_member_at_once(store: impl StoreUnderTest) {
     assert_eq!(members(&*partition).await, []);
     invalidate(&*partition, &["k"]).await;
     let (_, _first) = subscribe(&*partition).await;
-    let (_, _second) = store.partition().subscribe(OTHER).await.unwrap();
+    let (_, _second) = store.partition().subscribe(OTHER, None).await.unwrap();
     let expected = [(ME, NOTHING), (OTHER, NOTHING)];
     assert_eq!(members(&*store.partition()).await, expected);
     // Also when it subscribes again.
@@ -63,7 +64,7 @@ async fn a_subscriber_is_a_member_at_once(store: impl StoreUnderTest) {
 
 async fn a_heartbeat_notes_what_the_member_has_applied(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (clock, mut subscription) = partition.subscribe(PATIENT).await.unwrap();
+    let (clock, mut subscription) = partition.subscribe(PATIENT, None).await.unwrap();
     let mut before = partition.members(&[]).await.unwrap().list[0];
     for seq in [1, 2, 2, 3] {
         let applied = Applied {
@@ -87,7 +88,7 @@ async fn a_heartbeat_notes_what_the_member_has_applied(store: impl StoreUnderTes
 /// Or it would be taken for silent.
 async fn a_member_without_news_notes_that_now_and_then(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (_, subscription) = partition.subscribe(OTHER).await.unwrap();
+    let (_, subscription) = partition.subscribe(OTHER, None).await.unwrap();
     let subscription = Mutex::new(subscription);
     for _ in 0..3 {
         let before = partition.members(&[]).await.unwrap().list[0];
@@ -104,7 +105,7 @@ async fn a_member_without_news_notes_that_now_and_then(store: impl StoreUnderTes
 async fn an_instance_that_leaves_is_no_member(store: impl StoreUnderTest) {
     let partition = store.partition();
     let (_, _first) = subscribe(&*partition).await;
-    let (_, _second) = partition.subscribe(OTHER).await.unwrap();
+    let (_, _second) = partition.subscribe(OTHER, None).await.unwrap();
     partition.leave(ME.id).await.unwrap();
     partition.leave(ME.id).await.unwrap();
     assert_eq!(members(&*partition).await, [(OTHER, NOTHING)]);
@@ -113,7 +114,7 @@ async fn an_instance_that_leaves_is_no_member(store: impl StoreUnderTest) {
 /// Its `max_staleness` is over many times. Only the other instances, each by its own clock, may judge that.
 async fn a_silent_instance_stays_a_member(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (_, silent) = partition.subscribe(OTHER).await.unwrap();
+    let (_, silent) = partition.subscribe(OTHER, None).await.unwrap();
     drop(silent);
     tokio::time::sleep(5 * OTHER.max_staleness).await;
     let (_, mut subscription) = subscribe(&*partition).await;
@@ -128,8 +129,8 @@ async fn a_silent_instance_stays_a_member(store: impl StoreUnderTest) {
 
 async fn only_a_member_that_is_still_silent_is_forgotten(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (_, mut subscription) = partition.subscribe(PATIENT).await.unwrap();
-    let (_, _other) = partition.subscribe(OTHER).await.unwrap();
+    let (_, mut subscription) = partition.subscribe(PATIENT, None).await.unwrap();
+    let (_, _other) = partition.subscribe(OTHER, None).await.unwrap();
     let before = partition.members(&[]).await.unwrap().list;
     heartbeat(&mut *subscription).await;
     for member in before {
@@ -161,7 +162,7 @@ async fn an_awaited_invalidation_names_the_list(store: impl StoreUnderTest) {
         match step {
             "a heartbeat" => drop(heartbeat(&mut *subscription).await),
             "a clear" => drop(clear(&*partition).await),
-            "a subscription" => drop(store.partition().subscribe(OTHER).await.unwrap()),
+            "a subscription" => drop(store.partition().subscribe(OTHER, None).await.unwrap()),
             _ => {}
         }
         let generation = partition.members(&[]).await.unwrap().generation;
@@ -174,7 +175,7 @@ async fn an_awaited_invalidation_names_the_list(store: impl StoreUnderTest) {
 async fn some_members_can_be_read(store: impl StoreUnderTest) {
     let partition = store.partition();
     let (_, mut subscription) = subscribe(&*partition).await;
-    let (_, _other) = partition.subscribe(OTHER).await.unwrap();
+    let (_, _other) = partition.subscribe(OTHER, None).await.unwrap();
     heartbeat(&mut *subscription).await;
     let all = partition.members(&[]).await.unwrap();
     assert_eq!(all.list.len(), 2);
@@ -204,4 +205,27 @@ async fn one_instance_at_a_time_sweeps(store: impl StoreUnderTest) {
     assert!(sweeps(1, brief).await);
     eventually("it is over", async || sweeps(2, LONG).await).await;
     assert!(!sweeps(1, LONG).await);
+}
+
+/// Rule 31. Whoever names the epoch of before is late, and changes nothing.
+async fn a_subscription_ends_the_epoch_that_it_names(store: impl StoreUnderTest) {
+    let partition = store.partition();
+    invalidate(&*partition, &["k"]).await;
+    let (first, _) = subscribe(&*partition).await;
+    let generation = partition.members(&[]).await.unwrap().generation;
+    let left = Some(first.epoch);
+    let (second, mut subscription) = partition.subscribe(ME, left).await.unwrap();
+    assert_ne!(second.epoch, first.epoch);
+    assert_eq!(
+        (second.seq, second.ver),
+        (first.seq, first.ver),
+        "numbers go on"
+    );
+    let renewed = partition.members(&[]).await.unwrap();
+    assert_ne!(renewed.generation, generation);
+    assert_eq!(renewed.list.len(), 1, "it is a member");
+    let (third, _) = partition.subscribe(OTHER, left).await.unwrap();
+    assert_eq!(third.epoch, second.epoch);
+    let (_, now) = heartbeat(&mut *subscription).await;
+    assert_eq!(now.epoch, second.epoch);
 }

@@ -1,5 +1,6 @@
 //! What is published: every change, once, in order.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -141,20 +142,28 @@ async fn every_change_is_received_as_it_was_sent(store: impl StoreUnderTest) {
         ),
     ];
     assert_eq!(sent[0].0.epoch, clock.epoch);
+    let (mut last_nonce, mut nonces) = (clock.nonce, BTreeSet::new());
     for (seq, (stamp, kind, keys)) in (clock.seq + 1..).zip(sent) {
+        let received = message(&mut *subscription).await;
         let expected = Message {
             epoch: stamp.epoch,
             seq,
             ver: stamp.ver,
+            // Drawn for this message.
+            nonce: received.nonce,
+            previous_nonce: last_nonce,
             kind,
             origin: ORIGIN,
             keys: keys.iter().map(|key| (*key).into()).collect(),
         };
-        assert_eq!(message(&mut *subscription).await, expected);
+        assert_eq!(received, expected);
+        assert!(nonces.insert(received.nonce));
+        last_nonce = received.nonce;
     }
     let (rest, after) = heartbeat(&mut *subscription).await;
     assert_eq!(rest, []);
     assert_eq!((after.epoch, after.seq), (sent[3].0.epoch, clock.seq + 4));
+    assert_eq!(after.nonce, last_nonce);
 }
 
 async fn a_fill_publishes_nothing(store: impl StoreUnderTest) {

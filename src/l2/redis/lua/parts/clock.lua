@@ -20,18 +20,19 @@ local function has_passed(deadline)
   return deadline ~= '' and time() > tonumber(deadline)
 end
 
--- Epoch, seq and ver of the partition, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps
--- below 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
--- read and write as three of digits. A tombstone has a text in their place, so that it costs no other step anything.
+-- Epoch, seq and ver of the partition, and the nonce of its last message; nil if the clock is missing or damaged: Lua counts
+-- whole numbers without gaps below 2^53. The four share one field, in the layout in which a message begins: one field of
+-- bytes costs half as much to read and write as fields of digits. A tombstone has a text in their place, so that it costs no
+-- other step anything.
 local function read_clock(clock_key)
   local numbers = checked(redis.pcall('HGET', clock_key, 'at'), 'HGET')
   if type(numbers) ~= 'string' then
     return nil
   end
-  if #numbers == 24 then
-    local epoch, seq, ver = struct.unpack('>I8I8I8', numbers)
-    if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 then
-      return epoch, seq, ver
+  if #numbers == 32 then
+    local epoch, seq, ver, nonce = struct.unpack('>I8I8I8I8', numbers)
+    if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 and nonce < 2 ^ 53 then
+      return epoch, seq, ver, nonce
     end
   end
   local partitions = string.match(numbers, '^PARTITIONS (%d+)$')
@@ -40,8 +41,8 @@ local function read_clock(clock_key)
   end
 end
 
-local function set_clock(clock_key, epoch, seq, ver)
-  local numbers = struct.pack('>I8I8I8', epoch, seq, ver)
+local function set_clock(clock_key, epoch, seq, ver, nonce)
+  local numbers = struct.pack('>I8I8I8I8', epoch, seq, ver, nonce)
   redis.call('HSET', clock_key, 'at', numbers)
   return numbers
 end
@@ -49,14 +50,14 @@ end
 -- As read_clock(), but a missing or damaged clock starts the epoch `new_epoch`. That is a random number from the caller:
 -- Lua's own generator repeats itself after a restart.
 local function ensure_clock(clock_key, new_epoch)
-  local epoch, seq, ver = read_clock(clock_key)
+  local epoch, seq, ver, nonce = read_clock(clock_key)
   if epoch then
-    return epoch, seq, ver
+    return epoch, seq, ver, nonce
   end
   if redis.call('TYPE', clock_key).ok ~= 'hash' then
     redis.call('DEL', clock_key)
   end
-  set_clock(clock_key, new_epoch, 0, 0)
-  return tonumber(new_epoch), 0, 0
+  set_clock(clock_key, new_epoch, 0, 0, 0)
+  return tonumber(new_epoch), 0, 0, 0
 end
 

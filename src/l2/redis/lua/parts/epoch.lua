@@ -3,7 +3,7 @@
 -- log, so a log that was kept could grow without bound if these were all clears.
 local function start_epoch(clock_key, log_key, channel, new_epoch, payload)
   redis.call('DEL', log_key)
-  local _, seq, ver = ensure_clock(clock_key, new_epoch)
-  set_clock(clock_key, new_epoch, seq, ver)
+  local _, seq, ver, nonce = ensure_clock(clock_key, new_epoch)
+  set_clock(clock_key, new_epoch, seq, ver, nonce)
   return publish(clock_key, nil, channel, new_epoch, payload)
 end

@@ -1,9 +1,11 @@
--- Orders one write: advances the clock, appends the message to the log and publishes it. In the log it has the time, too,
--- and the further fields that are given. These are for tools: instances read messages alone.
+-- Orders one write: advances the clock, appends the message to the log and publishes it. The message has `new_epoch`, which
+-- is random, as its nonce, and the nonce of the message before it (rule 31). In the log it has the time, too, and the further
+-- fields that are given. These are for tools: instances read messages alone.
 local function publish(clock_key, log_key, channel, new_epoch, payload, ...)
-  local epoch, seq, ver = ensure_clock(clock_key, new_epoch)
+  local epoch, seq, ver, previous = ensure_clock(clock_key, new_epoch)
   seq, ver = seq + 1, ver + 1
-  local message = 'LM\1' .. set_clock(clock_key, epoch, seq, ver) .. payload
+  local numbers = set_clock(clock_key, epoch, seq, ver, new_epoch)
+  local message = 'LM\2' .. numbers .. struct.pack('>I8', previous) .. payload
   if log_key then
     local id, now = string.format('%.0f-0', seq), string.format('%.0f', time())
     local added = redis.pcall('XADD', log_key, id, 'm', message, 'at', now, ...)

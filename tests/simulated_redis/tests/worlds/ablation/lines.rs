@@ -73,7 +73,7 @@ pub(super) const LINES: &[Line] = &[
         rule: 13,
         promise: I1Bound,
         file: file!("identify.lua"),
-        text: "    epoch = tonumber(new_epoch)",
+        text: "  begins_epoch = begins_epoch or not is_handover",
         new: "",
     },
     Line {
@@ -193,8 +193,8 @@ pub(super) const LINES: &[Line] = &[
         rule: 28,
         promise: I1Bound,
         file: file!("identify.lua"),
-        text: "  elseif may_continue and proof == stored_run .. ' ' .. history_of(run) then",
-        new: "  elseif may_continue then",
+        text: "  local is_handover = may_continue and proof == stored_run .. ' ' .. history_of(run)",
+        new: "  local is_handover = may_continue",
     },
     Line {
         what: "a fill that is published ends the loads of other types",

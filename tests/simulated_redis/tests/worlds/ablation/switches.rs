@@ -33,6 +33,7 @@ pub(super) fn expected(rule: Rule) -> Option<(u8, Invariant)> {
         Rule::LeaseFirst => (23, I2NoResurrection),
         Rule::Witnesses => (26, I1Bound),
         Rule::LocalVersions | Rule::LocalTags => (30, I1Bound),
+        Rule::Histories | Rule::Nonces | Rule::FormerEpochs => (31, I1Bound),
     };
     Some(expected)
 }
