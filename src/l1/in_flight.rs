@@ -246,6 +246,9 @@ impl InFlight {
         let (op, state) = self.register(&mut shard, hash, key, kind);
         let tag_changes = self.freshness.tag_changes();
         let (sender, result) = shared_result();
+        // Before anything is loaded (rule 30: local values). A flush in between leaves the flight with a former generation.
+        let loads_local = self.are_values_local && kind == OpKind::Load;
+        let follows = loads_local.then(|| self.freshness.version_before_load().ver);
         // A flight that callers may not join any more is replaced. Those that wait for it keep its result.
         let former = flight(state).replace(Joinable {
             op: op.number,
@@ -253,6 +256,7 @@ impl InFlight {
             tag_changes,
             began: caller.now,
             relies_on_proof: caller.is_proven && kind != OpKind::Load,
+            follows: follows.unwrap_or(0),
             result: result.clone(),
         });
         drop(shard);
@@ -308,32 +312,38 @@ impl InFlight {
 
     /// Applies a change of a key, see [`KeyState::change`], and detaches its flights.
     pub(super) fn change(&self, key: &str, change: Option<GenerationVersion>) {
-        self.detach(key, |state, next_op| {
+        self.detach(key, change, |state, next_op| {
             state.change(change, self.freshness.issued(), next_op);
         });
     }
 
     /// A value that was not stored is handed out, see [`KeyState::raise_floor_for_unstored`]. Detaches the flights of its key.
     pub(super) fn raise_floor_for_unstored(&self, op: &Op, of: GenerationVersion) {
-        self.detach(&op.key, |state, next_op| {
+        self.detach(&op.key, None, |state, next_op| {
             state.raise_floor_for_unstored(op.number, of, self.freshness.issued(), next_op);
         });
     }
 
-    /// Rules 3 and 4 in one critical section. `change` is given the number of the next operation.
-    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState, OpNumber)) {
+    /// Rules 3 and 4 in one critical section. `raise_floor` is given the number of the next operation. A `change` without a
+    /// version detaches every flight.
+    fn detach(
+        &self,
+        key: &str,
+        change: Option<GenerationVersion>,
+        raise_floor: impl FnOnce(&mut KeyState, OpNumber),
+    ) {
         let hash = self.hash(key);
         let mut shard = self.lock(hash);
         let next_op = shard.next_op;
         let Some(state) = shard.get_mut(hash, key) else {
             return;
         };
-        change(state, next_op);
+        raise_floor(state, next_op);
         if without(Rule::Detach) {
             return;
         }
         // Without the lock: a value that is dropped, or a task that is woken, may come back to this shard.
-        let (flights, waiters) = state.detach();
+        let (flights, waiters) = state.detach(change);
         drop(shard);
         drop(flights);
         notify(waiters, key);

@@ -66,7 +66,19 @@ pub(super) struct Joinable<T> {
     /// Whether this instance's proof says that its result is new enough, and not L2 or the source (rule 5, no unproven
     /// joins).
     pub(super) relies_on_proof: bool,
+    /// It began after the partition had named this version: changes up to it were made before. Zero unless it loads a
+    /// local value.
+    pub(super) follows: u64,
     pub(super) result: SharedResult<T>,
+}
+
+impl<T> Joinable<T> {
+    /// Whether its key may have been changed, with this version, since it began.
+    fn may_be_older(&self, change: Option<GenerationVersion>) -> bool {
+        change.is_none_or(|GenerationVersion { ver, generation }| {
+            self.generation != generation || ver > self.follows
+        })
+    }
 }
 
 impl KeyState {
@@ -204,11 +216,18 @@ impl KeyState {
         }
     }
 
-    /// Keeps later callers from joining a flight (rule 4, detach). Returns the flights, to be dropped without the lock,
-    /// and the waiters to be notified: every change of a key ends its lease, too.
-    pub(super) fn detach(&mut self) -> (impl Sized + use<>, Vec<LeaseWaiter>) {
+    /// Keeps later callers from joining a flight that may be older than a change (rule 4, detach). Returns the flights, to
+    /// be dropped without the lock, and the waiters to be notified: every change of a key ends its lease, too.
+    pub(super) fn detach(
+        &mut self,
+        change: Option<GenerationVersion>,
+    ) -> (impl Sized + use<>, Vec<LeaseWaiter>) {
         debug_assert!(self.ops > 0, "a key without operations has no state");
-        let flights = (self.read.take(), self.load.take(), self.refresh.take());
+        let flights = (
+            self.read.take_if(|read| read.may_be_older(change)),
+            self.load.take_if(|load| load.may_be_older(change)),
+            self.refresh.take_if(|refresh| refresh.may_be_older(change)),
+        );
         (flights, self.take_waiters())
     }
 

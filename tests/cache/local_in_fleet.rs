@@ -18,6 +18,7 @@ over_both_stores!(
     an_insert_is_kept_by_its_instance_alone,
     a_value_whose_key_was_changed_during_its_load_is_not_stored,
     a_value_whose_tag_was_invalidated_during_its_load_is_not_stored,
+    a_change_that_was_answered_before_the_load_does_not_keep_its_value_out,
     a_value_is_stored_again_after_its_tag_was_invalidated,
     a_message_that_comes_after_the_load_evicts_its_value,
     a_message_that_was_lost_is_replayed,
@@ -123,6 +124,28 @@ async fn a_value_whose_key_was_changed_during_its_load_is_not_stored(fleet: Flee
         assert_eq!((&**entry, entry.meta().version()), ("old", None));
         assert!(a.get("k").await.is_none());
     }
+}
+
+/// Its message comes while the value is loaded.
+async fn a_change_that_was_answered_before_the_load_does_not_keep_its_value_out(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    wire.silence(true);
+    a.invalidate("k").await.unwrap();
+    let (gate, source) = (Gate::new(), Source::new("new"));
+    let loading = source.behind(&gate).spawn(&a, "k");
+    eventually("it loads", || async { source.loads() == 1 }).await;
+    // The last of two messages that come in order.
+    b.invalidate("other").await.unwrap();
+    wire.silence(false);
+    received(&a, 1).await;
+    let joining = source.behind(&gate).spawn(&a, "k");
+    gate.open();
+    for loading in [loading, joining] {
+        let entry = loading.await.unwrap().unwrap();
+        assert!(entry.meta().version().is_some(), "it is stored");
+    }
+    assert_eq!(source.loads(), 1);
+    assert_eq!(**a.get_local("k").unwrap(), *"new");
 }
 
 async fn a_value_whose_tag_was_invalidated_during_its_load_is_not_stored(fleet: Fleet) {
