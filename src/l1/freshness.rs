@@ -27,7 +27,7 @@ const ENDLESS_PROOF: Tick = UNSHARED - 1;
 /// All reads are single atomic loads: they are on the path of every hit. So the order in which the fields are written says
 /// what a reader may conclude from them:
 ///
-/// | field | written by | order | under `before_proof` |
+/// | field | written by | order | under `proof_state` |
 /// | --- | --- | --- | --- |
 /// | `live_until` | `prove` | last | yes |
 /// | | `flush_and_revoke_proof` | before `generation` | yes |
@@ -70,7 +70,7 @@ pub(crate) struct Freshness {
     applied_ver: AtomicU64,
     partition_time: PartitionTime,
     /// Under a lock, so that no proof that was asked for before a revocation outlives it.
-    before_proof: Mutex<BeforeProof>,
+    proof_state: Mutex<ProofState>,
     /// Wakes the subscriber, so that it asks for a proof.
     proof_wake: Notify,
     /// When [`wake_for_proof_once_in`](Self::wake_for_proof_once_in) wakes it again.
@@ -93,12 +93,12 @@ pub(crate) struct Caller {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofStart {
     at: Tick,
-    pub(super) before: BeforeProof,
+    pub(super) state: ProofState,
 }
 
-/// What had happened when a proof was asked for.
+/// What a proof must not be older than: it is compared with its copy from when the proof was asked for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BeforeProof {
+pub(crate) struct ProofState {
     /// How many proofs were revoked.
     pub(super) revocations: u64,
     /// The highest version that the partition has named in an answer to a write of this instance; [`ABSENT`](Version::ABSENT) for
@@ -106,7 +106,7 @@ pub(crate) struct BeforeProof {
     answered: Version,
 }
 
-impl Default for BeforeProof {
+impl Default for ProofState {
     fn default() -> Self {
         Self {
             revocations: 0,
@@ -119,7 +119,7 @@ impl ProofStart {
     /// The highest version that the partition had named in an answer to a write of this instance;
     /// [`ABSENT`](Version::ABSENT) for none.
     pub(crate) const fn answered(&self) -> Version {
-        self.before.answered
+        self.state.answered
     }
 }
 
@@ -178,7 +178,7 @@ impl Freshness {
     pub(crate) fn begin_proof(&self) -> ProofStart {
         ProofStart {
             at: self.clock.now(),
-            before: *lock(&self.before_proof),
+            state: *lock(&self.proof_state),
         }
     }
 
@@ -191,16 +191,16 @@ impl Freshness {
             start.at.saturating_add(self.max_staleness)
         };
         // Rule 8, one critical section with `flush_and_revoke_proof`.
-        let before = lock(&self.before_proof);
+        let state = lock(&self.proof_state);
         debug_assert!(
-            start.before.revocations <= before.revocations,
+            start.state.revocations <= state.revocations,
             "revocations are only counted up"
         );
         debug_assert!(
             !self.is_unshared() && until != UNSHARED,
             "a partition that is not shared needs no proof"
         );
-        if before.revocations != start.before.revocations {
+        if state.revocations != start.state.revocations {
             return;
         }
         self.partition_time.learn(partition, start.at);
@@ -210,7 +210,7 @@ impl Freshness {
         self.live_until.store(until, Ordering::Release);
         self.is_awaited_in_vain.store(false, Ordering::Relaxed);
         // A task that is woken may run at once.
-        drop(before);
+        drop(state);
         self.proven.send_replace(());
     }
 
@@ -230,14 +230,14 @@ impl Freshness {
     /// before; and has the subscriber ask for another. A partition that no other instance shares needs none.
     pub(crate) fn flush_and_revoke_proof(&self) {
         // Rule 8 (heartbeat), one critical section with `prove`.
-        let mut before = lock(&self.before_proof);
-        before.revocations += 1;
+        let mut state = lock(&self.proof_state);
+        state.revocations += 1;
         if !self.is_unshared() {
             self.suspend_proof();
         }
         // The epoch is the subscriber's to change.
         self.generation.fetch_add(1, Ordering::AcqRel);
-        drop(before);
+        drop(state);
         self.wake_for_proof();
     }
 
@@ -352,7 +352,7 @@ impl Freshness {
         // The epoch first: after a flush in between, the load is of a former generation, and is not stored.
         let epoch = self.epoch();
         let applied = self.applied_ver.load(Ordering::Acquire);
-        let answered = lock(&self.before_proof).answered;
+        let answered = lock(&self.proof_state).answered;
         let answered = Some(answered.ver).filter(|_| answered.epoch == epoch);
         Version {
             epoch,
@@ -362,7 +362,7 @@ impl Freshness {
 
     /// The partition has named a version in an answer to a write of this instance.
     pub(crate) fn note_answered(&self, version: Version) {
-        let answered = &mut lock(&self.before_proof).answered;
+        let answered = &mut lock(&self.proof_state).answered;
         if answered.epoch == version.epoch {
             answered.ver = answered.ver.max(version.ver);
         } else if version.epoch == self.epoch() {

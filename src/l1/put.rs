@@ -21,7 +21,7 @@ impl L1 {
 
     /// Stores a value that was read from L2, or with which this instance has filled L2, unless its key has changed since the
     /// operation began. It is handed out all the same, so nothing older is served or stored after it (rule 3, floors).
-    pub(crate) fn put_read(&self, op: &Op, fresh: &SharedRecord) {
+    pub(crate) fn put_from_l2(&self, op: &Op, fresh: &SharedRecord) {
         if self.try_store(op, fresh) {
             return;
         }

@@ -223,13 +223,13 @@ pub trait Partition: Send + Sync + fmt::Debug {
     /// Before it reads the clock, or in the same step, it makes this instance a member that has applied nothing: only a
     /// heartbeat says how far it is.
     ///
-    /// If the clock has the epoch `left_epoch`, it begins a new epoch and a new list of members, in the step in which it
+    /// If the clock has the epoch `ending_epoch`, it begins a new epoch and a new list of members, in the step in which it
     /// reads the clock: the instance has found that the data are of another history than the one which it knows (rule 31:
     /// histories).
     fn subscribe(
         &self,
         me: MemberInfo,
-        left_epoch: Option<u64>,
+        ending_epoch: Option<u64>,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)>;
 
     /// Sets [`PartitionClock::is_off`], which each later clock of the partition has: all instances switch themselves off or

@@ -664,13 +664,13 @@ impl Partition for Wired {
     fn subscribe(
         &self,
         me: MemberInfo,
-        left_epoch: Option<u64>,
+        ending_epoch: Option<u64>,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         async move {
             let (mut clock, inner) = self
                 .network
                 .carry(Step::Subscribe, async move {
-                    self.partition.subscribe(me, left_epoch).await
+                    self.partition.subscribe(me, ending_epoch).await
                 })
                 .await?;
             if self.network.wires.exhaust.swap(false, SeqCst) {

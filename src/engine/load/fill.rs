@@ -165,7 +165,7 @@ pub(crate) async fn fill(
                 ctx.counters.invalidations_sent.bump();
                 (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, &op.key, true, None));
             } else {
-                ctx.l1.put_read(op, &fresh);
+                ctx.l1.put_from_l2(op, &fresh);
             }
             ctx.backoff.forget(&op.key);
             return ended(fresh, Source::Loader);
@@ -182,7 +182,7 @@ pub(crate) async fn fill(
                 && ctx.l1.freshness.is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
             {
-                ctx.l1.put_read(op, &fresh);
+                ctx.l1.put_from_l2(op, &fresh);
                 return ended(fresh, Source::L2);
             }
         }

@@ -134,7 +134,7 @@ pub(crate) async fn acquire(
                             ctx.breaker.recent_misses.note_size(bytes.len());
                             end_read(ctx, op, &Ok(SharedRecord::clone(&fresh)));
                         } else {
-                            ctx.l1.put_read(op, &fresh);
+                            ctx.l1.put_from_l2(op, &fresh);
                         }
                         return LeaseOutcome::Found(fresh, Source::L2);
                     }

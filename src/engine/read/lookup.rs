@@ -245,7 +245,7 @@ impl Reads {
                 if !record.is_fallback_at(now, kept) {
                     return None;
                 }
-                ctx.l1.put_read(&op, &record);
+                ctx.l1.put_from_l2(&op, &record);
                 let valid_until = record.l2_expires_at;
                 Some(instead(record, Source::L2, now, valid_until))
             }
@@ -461,7 +461,7 @@ pub(crate) fn end_read(ctx: &Context, op: &Op, outcome: &ReadOutcome) {
         Ok(fresh) => {
             ctx.counters.l2_hits.bump();
             ctx.breaker.recent_misses.note(false);
-            ctx.l1.put_read(op, fresh);
+            ctx.l1.put_from_l2(op, fresh);
         }
         Err(NoValue::MISS) => {
             ctx.counters.l2_misses.bump();

@@ -118,7 +118,7 @@ async fn send(
     if let Some(record) = held.filter(|record| record.version == at) {
         let (tags, value) = (record.tags(), record.value().clone());
         let record = (ctx.convert).record(key, value, stamp, touched.lifetime, tags, now);
-        ctx.l1.put_read(op, &record);
+        ctx.l1.put_from_l2(op, &record);
     } else {
         // The entry here, if there is one, is of an older version.
         ctx.l1.apply([&**key], at);

@@ -48,7 +48,7 @@ pub(super) struct Progress {
     /// The epochs that this instance has left: a partition that has one of them again was put back.
     former_epochs: ArrayVec<u64, MAX_FORMER_EPOCHS>,
     /// The epoch in which the partition was found with another history than the one that is known: it has to end.
-    pub(super) left_epoch: Option<u64>,
+    pub(super) ending_epoch: Option<u64>,
 }
 
 /// The state of one subscription. What its methods answer is done before anything else is received.
@@ -57,6 +57,9 @@ pub(super) struct Session {
     /// The partition's epoch, as it was found last. Zero before that.
     epoch: u64,
     pub(super) progress: Progress,
+    /// The highest version that the partition had named in an answer to a write of this instance, when it was last asked
+    /// for its clock.
+    answered: Version,
     /// Whether the caller of an invalidation waits until this instance has applied it.
     is_awaited: bool,
     last_heartbeat: Instant,
@@ -98,7 +101,7 @@ pub(super) enum CatchUpStep {
     StartOver,
     /// Empty L1, and have the partition begin another epoch: it was put back, and has values that were invalidated (rule
     /// 31: histories).
-    LeaveEpoch,
+    EndEpoch,
 }
 
 /// What has happened to a partition whose messages are counted anew.
@@ -159,6 +162,7 @@ impl Session {
             me,
             epoch,
             progress,
+            answered: Version::ABSENT,
             is_awaited: false,
             last_heartbeat: now,
             next_heartbeat: now,
@@ -178,9 +182,10 @@ impl Session {
         self.next_heartbeat
     }
 
-    /// The partition has answered a write of this instance with a version. So the partition has named the message of the
-    /// write, if that was applied. To be called before the partition is asked for its clock.
-    pub(super) fn confirm_own(&mut self, answered: Version) {
+    /// The partition is asked for its clock. It has answered writes of this instance with versions up to `answered`, so it
+    /// has named the message of that write, if the message was applied.
+    pub(super) fn begin_question(&mut self, answered: Version) {
+        self.answered = answered;
         let progress = &mut self.progress;
         let is_named = |own: &&(Position, u64)| {
             own.1 == answered.ver && progress.confirmed.is_some_and(|last| last.seq < own.0.seq)
@@ -239,7 +244,7 @@ impl Session {
             return MessageAction::Ignore;
         }
         let is_next = applied.is_some_and(|last| last.precedes(message))
-            && !self.is_of_other_history(message);
+            && !self.contradicts_confirmed(message);
         if is_next {
             let at = Position::of(message);
             self.progress.applied = Some(at);
@@ -318,6 +323,10 @@ impl Session {
     ///
     /// This instance has received messages up to number `from` when the partition was asked.
     fn next_step(&mut self, partition: &PartitionClock, from: Option<u64>) -> CatchUpStep {
+        let answered = self.answered;
+        if answered.epoch == partition.epoch && answered.ver > partition.ver {
+            return self.end_epoch(partition.epoch);
+        }
         let progress = &self.progress;
         debug_assert!(
             cfg!(larder_ablation)
@@ -327,7 +336,7 @@ impl Session {
         if partition.epoch != self.epoch {
             let was_left = progress.former_epochs.contains(&partition.epoch);
             return if was_left && !without(Rule::FormerEpochs) {
-                self.leave_epoch(partition.epoch)
+                self.end_epoch(partition.epoch)
             } else {
                 CatchUpStep::StartOver
             };
@@ -341,7 +350,7 @@ impl Session {
             || partition.ver < progress.confirmed_ver
             || named.differs_from(confirmed)
         {
-            return self.leave_epoch(partition.epoch);
+            return self.end_epoch(partition.epoch);
         }
         if from.is_some_and(|from| from > partition.seq) || named.differs_from(applied) {
             // Some messages were made up, and may have had the numbers of others that were lost.
@@ -361,9 +370,9 @@ impl Session {
         }
     }
 
-    /// Whether a message comes after the one that the partition has named last, and its version does not come after that
-    /// which the partition has named with it.
-    fn is_of_other_history(&self, message: &Message) -> bool {
+    /// Whether a message has a higher number than the last one that the partition has named, and no higher version than the
+    /// partition has named with that.
+    fn contradicts_confirmed(&self, message: &Message) -> bool {
         let confirmed = self.progress.confirmed;
         confirmed.is_some_and(|last| message.seq > last.seq)
             && message.ver <= self.progress.confirmed_ver
@@ -376,12 +385,12 @@ impl Session {
     }
 
     /// Rule 31 (histories): values that were invalidated may be valid in this epoch again.
-    pub(super) fn leave_epoch(&mut self, epoch: u64) -> CatchUpStep {
+    fn end_epoch(&mut self, epoch: u64) -> CatchUpStep {
         if without(Rule::Histories) {
             return CatchUpStep::StartOver;
         }
-        self.progress.left_epoch = Some(epoch);
-        CatchUpStep::LeaveEpoch
+        self.progress.ending_epoch = Some(epoch);
+        CatchUpStep::EndEpoch
     }
 
     /// The log was read, as [`CatchUpStep::Replay`] has said. Returns the messages that are to be applied before the step.
@@ -406,7 +415,7 @@ impl Session {
         if known.is_some_and(|known| known.differs_from(applied)) {
             let confirmed = self.progress.confirmed;
             if confirmed == Some(applied) {
-                return (&[], self.leave_epoch(partition.epoch));
+                return (&[], self.end_epoch(partition.epoch));
             }
             // The messages since then were made up.
             self.progress.applied = confirmed;
@@ -414,9 +423,9 @@ impl Session {
         }
         if missed
             .iter()
-            .any(|message| is_in_epoch(message) && self.is_of_other_history(message))
+            .any(|message| is_in_epoch(message) && self.contradicts_confirmed(message))
         {
-            return (&[], self.leave_epoch(partition.epoch));
+            return (&[], self.end_epoch(partition.epoch));
         }
         let mut last = applied;
         let follows = |message: &&Message| {
@@ -454,7 +463,7 @@ impl Session {
         }
         progress.applied = Some(Position::named_by(partition));
         progress.reported = partition.seq;
-        progress.left_epoch = None;
+        progress.ending_epoch = None;
         progress.own.clear();
         self.epoch = partition.epoch;
         self.confirm(partition);
@@ -645,7 +654,7 @@ mod tests {
                 CatchUpStep::UpToDate if self.session.take_awaited() => "prove, ask now".to_owned(),
                 CatchUpStep::UpToDate => "prove".to_owned(),
                 CatchUpStep::Replay { from } => format!("replay from {from}"),
-                CatchUpStep::LeaveEpoch => "leave the epoch".to_owned(),
+                CatchUpStep::EndEpoch => "end the epoch".to_owned(),
                 CatchUpStep::StartOver => match self.session.start_over(&self.partition) {
                     StartedOver {
                         clears: 0,
@@ -759,24 +768,24 @@ mod tests {
 
     /// Rule 31.
     #[test]
-    fn an_epoch_with_another_history_is_left() {
+    fn an_epoch_with_another_history_is_ended() {
         check(&[
             // Numbers go back.
-            "subscribe 5 -> heartbeat 4 => leave the epoch",
-            "subscribe 5 -> subscribe 4 => leave the epoch",
-            "subscribe 5v30 -> heartbeat 5v29 => leave the epoch",
+            "subscribe 5 -> heartbeat 4 => end the epoch",
+            "subscribe 5 -> subscribe 4 => end the epoch",
+            "subscribe 5v30 -> heartbeat 5v29 => end the epoch",
             "subscribe 5v30 -> heartbeat 5v30 => prove",
-            "subscribe 5 -> message 6 -> heartbeat 6 -> heartbeat 5 => leave the epoch",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> heartbeat 5 => end the epoch",
             // Nobody but the publisher has named it.
             "subscribe 5 -> message 6 -> heartbeat 5 => prove",
             // Another message has the number.
-            "subscribe 5 -> heartbeat 5b => leave the epoch",
-            "subscribe 5 -> subscribe 5b => leave the epoch",
-            "subscribe 5 -> heartbeat 7b -> log 5b 6b 7b => leave the epoch",
-            "subscribe 5 -> heartbeat 7b -> log 6b 7b => leave the epoch",
+            "subscribe 5 -> heartbeat 5b => end the epoch",
+            "subscribe 5 -> subscribe 5b => end the epoch",
+            "subscribe 5 -> heartbeat 7b -> log 5b 6b 7b => end the epoch",
+            "subscribe 5 -> heartbeat 7b -> log 6b 7b => end the epoch",
             "subscribe 5 -> message 6 -> heartbeat 6 -> message 6b -> message 7b => apply, ask in 50 ms",
-            "subscribe 5 -> message 6 -> heartbeat 6 -> message 7b -> heartbeat 7b -> log 6b 7b => leave the epoch",
-            "subscribe 5 -> message 6 -> heartbeat 6 -> message 6B -> heartbeat 6b => leave the epoch",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> message 7b -> heartbeat 7b -> log 6b 7b => end the epoch",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> message 6B -> heartbeat 6b => end the epoch",
             // Somebody has made the message up, which counts no more.
             "subscribe 5 -> message 6b -> heartbeat 6 => replay from 5",
             "subscribe 5 -> message 6B -> heartbeat 6 => replay from 5",
@@ -784,11 +793,11 @@ mod tests {
             "subscribe 5 -> message 6B -> heartbeat 7 -> log 6 7 => replay from 5",
             "subscribe 5 -> message 6B -> heartbeat 7 -> log 6 7 -> log 5 6 7 => apply 6 again, apply 7, prove",
             // It was put back to an epoch that has ended.
-            "subscribe 5 -> heartbeat 2/6 -> heartbeat 9 => leave the epoch",
-            "subscribe 5 -> heartbeat 2/6 -> heartbeat 3/7 -> subscribe 1/9 => leave the epoch",
-            "subscribe 5 -> clear 2/6 -> heartbeat 2/6 -> heartbeat 5 => leave the epoch",
+            "subscribe 5 -> heartbeat 2/6 -> heartbeat 9 => end the epoch",
+            "subscribe 5 -> heartbeat 2/6 -> heartbeat 3/7 -> subscribe 1/9 => end the epoch",
+            "subscribe 5 -> clear 2/6 -> heartbeat 2/6 -> heartbeat 5 => end the epoch",
             "subscribe 5 -> heartbeat 4 -> subscribe 2/4 => empty L1, warn",
-            "subscribe 5 -> heartbeat 4 -> subscribe 4 => leave the epoch",
+            "subscribe 5 -> heartbeat 4 -> subscribe 4 => end the epoch",
         ]);
     }
 

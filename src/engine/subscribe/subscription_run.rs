@@ -47,14 +47,6 @@ struct ClockQuestion {
     switches: u64,
 }
 
-impl ClockQuestion {
-    /// Whether the partition has issued a version that its clock, which was read later, does not have.
-    fn is_contradicted_by(&self, partition: &PartitionClock) -> bool {
-        let answered = self.proof.answered();
-        answered.epoch == partition.epoch && answered.ver > partition.ver
-    }
-}
-
 /// A heartbeat on its way.
 struct PendingHeartbeat {
     question: ClockQuestion,
@@ -108,7 +100,7 @@ impl<'a> SubscriptionRun<'a> {
         let Session {
             me, ref progress, ..
         } = self.session;
-        let subscribed = ctx.partition.subscribe(me, progress.left_epoch).await;
+        let subscribed = ctx.partition.subscribe(me, progress.ending_epoch).await;
         self.shared.may_be_joining.send_replace(false);
         let (partition, mut subscription) = ctx.breaker.observe(subscribed)?;
         if let Some(channels) = self.channels.cloned()
@@ -122,11 +114,7 @@ impl<'a> SubscriptionRun<'a> {
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.discard_other_incarnations(&partition);
         let is_first = self.session.last_applied().is_none();
-        let step = if question.is_contradicted_by(&partition) {
-            self.session.leave_epoch(partition.epoch)
-        } else {
-            self.session.on_subscribed(&partition)
-        };
+        let step = self.session.on_subscribed(&partition);
         self.catch_up_and_prove(step, &partition, question.proof)
             .await?;
         if is_first {
@@ -167,7 +155,7 @@ impl<'a> SubscriptionRun<'a> {
     /// it must start too early rather than too late, and the partition must have reached `last` by then.
     fn begin_question(&mut self) -> ClockQuestion {
         let proof = self.freshness.begin_proof();
-        self.session.confirm_own(proof.answered());
+        self.session.begin_question(proof.answered());
         ClockQuestion {
             proof,
             last: self.session.last_applied(),
@@ -293,11 +281,7 @@ impl<'a> SubscriptionRun<'a> {
             self.ctx.breaker.end_first_subscriptions();
         }
         // From the number at the time of the question, and not from the present one.
-        let step = if question.is_contradicted_by(partition) {
-            self.session.leave_epoch(partition.epoch)
-        } else {
-            self.session.on_answer(partition, question.last)
-        };
+        let step = self.session.on_answer(partition, question.last);
         self.catch_up_and_prove(step, partition, question.proof)
             .await?;
         if self.session.take_awaited() {
@@ -360,7 +344,7 @@ impl<'a> SubscriptionRun<'a> {
         }
         match step {
             CatchUpStep::StartOver => self.start_over(partition),
-            CatchUpStep::LeaveEpoch => {
+            CatchUpStep::EndEpoch => {
                 // Requests go on in that epoch until the partition has begun another: no proof makes their values good.
                 self.freshness.flush_and_revoke_proof();
                 return Err(L2Error::unexpected(

@@ -100,6 +100,9 @@ async fn send_group(ctx: &Context, mut group: BatchGroup, clock: &ClockKnown) ->
     match step(ctx, &mut group, clock).await {
         Ok(written) => {
             let now = ctx.now();
+            if let Written::Done(ack) = written {
+                ctx.l1.freshness.note_answered(ack.stamp.version());
+            }
             for write in &mut group.writes {
                 match written {
                     Written::Done(ack) => accept(ctx, write, ack, now),
@@ -186,7 +189,6 @@ async fn step(
 /// Applies a write that L2 has accepted to this instance.
 fn accept(ctx: &Context, write: &mut Write, ack: WriteAck, now: Tick) {
     let stamp = ack.stamp;
-    ctx.l1.freshness.note_answered(stamp.version());
     match &write.step {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Step::Clear => ctx.l1.flush_and_revoke_proof(),

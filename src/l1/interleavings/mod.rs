@@ -137,7 +137,7 @@ impl World {
     fn publish(&self, op: &Op, stamp: Stamp) {
         let fresh = fresh(stamp);
         if self.l1.is_usable(op, &fresh, self.now) {
-            self.l1.put_read(op, &fresh);
+            self.l1.put_from_l2(op, &fresh);
         }
     }
 
@@ -151,7 +151,7 @@ impl World {
     fn read_other(&self, key: &str) {
         let op = self.l1.in_flight.begin(&key.into());
         self.l1
-            .put_read(&op, &entry(key, (EPOCH, 1), Tags::default()));
+            .put_from_l2(&op, &entry(key, (EPOCH, 1), Tags::default()));
     }
 
     /// Another instance writes the key, and its message comes. Returns its version.
@@ -177,7 +177,7 @@ impl World {
         };
         let fresh = tagged(stamp, tags);
         if self.l1.is_usable(&op, &fresh, self.now) {
-            self.l1.put_read(&op, &fresh);
+            self.l1.put_from_l2(&op, &fresh);
         }
     }
 

@@ -217,7 +217,7 @@ impl Side {
     fn publish(&self, op: &Op, number: u64, at: Stamp, tags: Tags) -> SharedRecord {
         let fresh = entry_of(KEY, at, number, tags);
         if self.world.l1.is_usable(op, &fresh, self.world.now) {
-            self.world.l1.put_read(op, &fresh);
+            self.world.l1.put_from_l2(op, &fresh);
             self.handed_out(at);
         }
         fresh
@@ -274,7 +274,7 @@ impl Side {
             return;
         };
         let fresh = entry_of(KEY, at, number, Tags::default());
-        self.world.l1.put_read(&op, &fresh);
+        self.world.l1.put_from_l2(&op, &fresh);
         self.handed_out(at);
         drop(op);
         sender.send(Ok(Some(Outcome::fresh(fresh, Source::Loader))));

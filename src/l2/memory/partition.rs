@@ -429,10 +429,10 @@ impl Partition for MemoryPartition {
     fn subscribe(
         &self,
         me: MemberInfo,
-        left_epoch: Option<u64>,
+        ending_epoch: Option<u64>,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         let subscribe = |state: &mut PartitionState| {
-            let (list_age, messages) = state.subscribe(me, left_epoch);
+            let (list_age, messages) = state.subscribe(me, ending_epoch);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),
                 name: self.name.clone(),

@@ -468,14 +468,14 @@ impl PartitionState {
     pub(super) fn subscribe(
         &mut self,
         me: MemberInfo,
-        left_epoch: Option<u64>,
+        ending_epoch: Option<u64>,
     ) -> (ListAge, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Before the clock is read: a change between the two would be missed (rule 7: catch up before L1 is used). Here
         // one step does both.
         self.subscribers.push(queue);
         self.meet();
-        if left_epoch == Some(self.clock.epoch) {
+        if ending_epoch == Some(self.clock.epoch) {
             self.begin_epoch(Duration::ZERO);
         }
         let age = ListAge::new(self.age);

@@ -22,7 +22,7 @@ use crate::l2::{Member, PartitionClock, random};
 pub(crate) struct Joining {
     pub(crate) member: Member,
     /// The epoch whose history is not the one that this instance knows: another begins (rule 31: histories).
-    pub(crate) left_epoch: Option<u64>,
+    pub(crate) ending_epoch: Option<u64>,
 }
 
 /// The answer of IDENTIFY.
@@ -88,8 +88,8 @@ async fn ask(
         .arg(names.partitions)
         .arg(random());
     call.arg(proof);
-    let left_epoch = me.and_then(|me| me.left_epoch);
-    call.arg(left_epoch.map_or_else(String::new, |epoch| epoch.to_string()));
+    let ending_epoch = me.and_then(|me| me.ending_epoch);
+    call.arg(ending_epoch.map_or_else(String::new, |epoch| epoch.to_string()));
     if let Some(Joining { member, .. }) = me {
         call.arg(member.info.id).arg(members::entry(&member));
     }

@@ -1,14 +1,14 @@
--- IDENTIFY  clock members | partitions new_epoch proof left_epoch [id entry]
+-- IDENTIFY  clock members | partitions new_epoch proof ending_epoch [id entry]
 --   ->  epoch seq ver nonce now partitions incarnation policy generation age off;
 -- generation and age are 0 without an entry. If the clock names another number of partitions, or none, that number is all
 -- that the answer says. If the numbers agree and the proof is `?`, an epoch of 0 in the answer means: another incarnation.
 -- Then IDENTIFY is sent again: with a proof of the handover from the former incarnation, which the answer names if this one may
 -- continue it; or with an empty one. The first request over each connection (rule 13): a server that restarted or was
 -- promoted may have brought deleted values back, and lost members, so its incarnation starts a new epoch and a new
--- generation of the list. So does a clock with the epoch `left_epoch`, whose history is not the one that the caller knows
+-- generation of the list. So does a clock with the epoch `ending_epoch`, whose history is not the one that the caller knows
 -- (rule 31); empty for none. Numbers continue.
 local clock_key, members_key = KEYS[1], KEYS[2]
-local partitions, new_epoch, proof, left_epoch, id, entry = unpack(ARGV)
+local partitions, new_epoch, proof, ending_epoch, id, entry = unpack(ARGV)
 local ASK_FOR_PROOF = '?'
 -- How many partitions a namespace has at most.
 local MAX_PARTITIONS = 16
@@ -26,7 +26,7 @@ if named ~= tonumber(partitions) then
 end
 local run, info = incarnation()
 local epoch, seq, ver, nonce = ensure_clock(clock_key, new_epoch)
-local begins_epoch = tonumber(left_epoch) == epoch
+local begins_epoch = tonumber(ending_epoch) == epoch
 if stored_run ~= run then
   local continued_history = string.match(info, 'master_replid2:(%x+)')
   local may_continue = stored_run and continued_history and history_of(stored_run) == continued_history

@@ -500,9 +500,9 @@ impl Partition for RedisPartition {
     fn subscribe(
         &self,
         me: MemberInfo,
-        left_epoch: Option<u64>,
+        ending_epoch: Option<u64>,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         self.connections.rely(me.max_staleness);
-        self.subscriptions.subscribe(me, left_epoch).boxed()
+        self.subscriptions.subscribe(me, ending_epoch).boxed()
     }
 }

@@ -70,12 +70,12 @@ impl Subscriptions {
     pub(super) async fn subscribe(
         &self,
         me: MemberInfo,
-        left_epoch: Option<u64>,
+        ending_epoch: Option<u64>,
     ) -> Result<(PartitionClock, Box<dyn Subscription>), L2Error> {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
-        let (found, pubsub, route, server) = in_time(self.open(me, left_epoch, queue)).await??;
+        let (found, pubsub, route, server) = in_time(self.open(me, ending_epoch, queue)).await??;
         self.was_subscribed.store(true, Ordering::Relaxed);
         let subscription = RedisSubscription {
             pubsub,
@@ -113,7 +113,7 @@ impl Subscriptions {
     async fn open(
         &self,
         me: MemberInfo,
-        left_epoch: Option<u64>,
+        ending_epoch: Option<u64>,
         queue: mpsc::Sender<Event>,
     ) -> Result<(Identity, Arc<PubSub>, MessageRoute, Arc<ServerConnections>), L2Error> {
         let slot = self.names.slot;
@@ -141,7 +141,7 @@ impl Subscriptions {
         let route = join(naming, subscribing).await.1?;
         let joining = Joining {
             member: Member::new(me, Applied::NOTHING),
-            left_epoch,
+            ending_epoch,
         };
         let (topology, primary) = (&self.topology, &server.primary);
         let running = identify(&self.names, Some(joining), topology, primary, connection).boxed();
