@@ -82,6 +82,8 @@ rules! {
     Nonces,
     /// 31: an epoch that an instance has left is taken for a new one.
     FormerEpochs,
+    /// 31: answers to writes are not compared with messages and clocks.
+    Answers,
 }
 
 /// Whether a rule is turned off.

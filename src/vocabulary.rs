@@ -110,6 +110,33 @@ pub struct PartitionClock {
     pub is_off: bool,
 }
 
+/// The numbers of a [`PartitionClock`], as the answer to a write names them: as the write left them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClockNumbers {
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) ver: u64,
+    pub(crate) nonce: u64,
+}
+
+impl From<&PartitionClock> for ClockNumbers {
+    fn from(clock: &PartitionClock) -> Self {
+        let &PartitionClock {
+            epoch,
+            seq,
+            ver,
+            nonce,
+            ..
+        } = clock;
+        Self {
+            epoch,
+            seq,
+            ver,
+            nonce,
+        }
+    }
+}
+
 /// The most partitions that a namespace can have.
 pub(crate) const MAX_PARTITIONS: u16 = 16;
 

@@ -61,10 +61,18 @@ local function read_clock(clock_key)
   end
 end
 
+-- The numbers of the clock as this script has written them last.
+local clock_numbers
+
 local function set_clock(clock_key, epoch, seq, ver, nonce)
-  local numbers = struct.pack('>I8I8I8I8', epoch, seq, ver, nonce)
-  redis.call('HSET', clock_key, 'at', numbers)
-  return numbers
+  clock_numbers = struct.pack('>I8I8I8I8', epoch, seq, ver, nonce)
+  redis.call('HSET', clock_key, 'at', clock_numbers)
+end
+
+-- The answer of a step that has advanced the clock: the numbers, and the time. An instance compares them with the messages
+-- that it receives (rule 31).
+local function clock_answer()
+  return clock_numbers .. struct.pack('>I8', time())
 end
 
 -- As read_clock(), but a missing or damaged clock starts the epoch `new_epoch`. That is a random number from the caller:
@@ -97,8 +105,8 @@ end
 local function publish(clock_key, log_key, channel, new_epoch, payload, ...)
   local epoch, seq, ver, previous = ensure_clock(clock_key, new_epoch)
   seq, ver = seq + 1, ver + 1
-  local numbers = set_clock(clock_key, epoch, seq, ver, new_epoch)
-  local message = 'LM\2' .. numbers .. struct.pack('>I8', previous) .. payload
+  set_clock(clock_key, epoch, seq, ver, new_epoch)
+  local message = 'LM\2' .. clock_numbers .. struct.pack('>I8', previous) .. payload
   if log_key then
     local id, now = string.format('%.0f-0', seq), string.format('%.0f', time())
     local added = redis.pcall('XADD', log_key, id, 'm', message, 'at', now, ...)
@@ -113,11 +121,6 @@ local function publish(clock_key, log_key, channel, new_epoch, payload, ...)
   end
   send(channel, message)
   return epoch, ver, seq
-end
-
--- The stamp of what this step has written, as it is answered.
-local function stamp_answer(epoch, ver)
-  return struct.pack('>I8I8I8', epoch, ver, time())
 end
 
 -- A new epoch makes every stored value and lease a miss, however many there are. The log is deleted as well: no instance

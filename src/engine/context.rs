@@ -186,7 +186,11 @@ impl Context {
             ..Batch::default()
         };
         let invalidating = self.partition.write(&Step::INVALIDATE, batch);
-        self.breaker.send("invalidate", invalidating).await
+        let written = self.breaker.send("invalidate", invalidating).await?;
+        if let Written::Done(ack) = written {
+            self.l1.freshness.note_answered(ack.numbers());
+        }
+        Ok(written)
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14: deferred writes), or the cache

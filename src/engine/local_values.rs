@@ -14,7 +14,9 @@ use crate::ablation::{Rule, without};
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l1::{Op, Tags};
-use crate::l2::{Batch, Fill, Kind, Lease, LeaseReply, LeaseRequest, Stamp, Step, Version};
+use crate::l2::{
+    Batch, Fill, Kind, Lease, LeaseReply, LeaseRequest, Stamp, Step, Version, WriteAck,
+};
 
 /// A proof is asked for out of turn no sooner than this after the last time.
 const MIN_PROOF_GAP: Duration = Duration::from_millis(50);
@@ -75,7 +77,6 @@ async fn grant_lease(ctx: &Context, key: &str, ask: LeaseRequest) -> Result<Leas
         // The partition has issued no version yet, and no value has the version 0.
         let published = ctx.publish(Kind::Invalidate, &[]).await?;
         version = published.version().unwrap_or(version);
-        freshness.note_answered(version);
     }
     Ok(LeaseReply::Granted(lease_of(version)))
 }
@@ -85,7 +86,6 @@ async fn grant_lease(ctx: &Context, key: &str, ask: LeaseRequest) -> Result<Leas
 pub(crate) async fn take_over(ctx: &Context, key: &Key) -> Option<Lease> {
     let written = ctx.invalidate(&[key], Kind::Invalidate, &[key]).await;
     let version = written.ok()?.version()?;
-    ctx.l1.freshness.note_answered(version);
     ctx.l1.apply([&**key], version);
     ctx.counters.invalidations_sent.bump();
     Some(lease_of(version))
@@ -106,7 +106,10 @@ pub(crate) fn fill(ctx: &Context, op: &Op, lease: Lease, tags: &Tags) -> Fill {
         written_at: freshness.partition_time(ctx.now()).unwrap_or(0),
     };
     if ctx.l1.may_store_local(op, stamp.version(), tags) {
-        return Fill::Stored(stamp);
+        return Fill::Stored(WriteAck {
+            stamp,
+            ..WriteAck::default()
+        });
     }
     // The key or the tag may have been changed before the load began, after the last proof: then the next load needs a
     // later proof.

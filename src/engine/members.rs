@@ -201,6 +201,7 @@ mod tests {
         let ack = |epoch, seq, generation, staleness, age| WriteAck {
             stamp: Stamp::new(epoch, seq, 0),
             seq,
+            nonce: 0,
             longest_staleness: SECOND * staleness,
             generation,
             members_age: SECOND * age,

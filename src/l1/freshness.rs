@@ -2,6 +2,7 @@
 //! several times per `max_staleness` that every message was applied (rules 7 to 9). Knows nothing of the entries in L1:
 //! an entry names its generation, and one number here makes all of a former one invisible.
 
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::partition_time::PartitionTime;
 use super::sync::{AtomicBool, AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
-use crate::vocabulary::{PartitionClock, Version};
+use crate::vocabulary::{ClockNumbers, PartitionClock, Version};
 
 /// `live_until` and `proven_until` while there is no proof.
 const NO_PROOF: Tick = 0;
@@ -93,33 +94,33 @@ pub(crate) struct Caller {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofStart {
     at: Tick,
-    pub(super) state: ProofState,
+    /// How many proofs had been revoked.
+    pub(super) revocations: u64,
 }
 
-/// What a proof must not be older than: it is compared with its copy from when the proof was asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ProofState {
+/// What changes in one critical section with a proof.
+#[derive(Debug)]
+struct ProofState {
     /// How many proofs were revoked.
-    pub(super) revocations: u64,
+    revocations: u64,
     /// The highest version that the partition has named in an answer to a write of this instance; [`ABSENT`](Version::ABSENT) for
     /// none. With its epoch: an answer that is noted after a flush is of the former one.
     answered: Version,
+    /// The answers to writes of this instance that the subscriber has not taken.
+    answers: Vec<ClockNumbers>,
 }
+
+/// How many answers wait for the subscriber at most, which takes them with each message and heartbeat. If more come, the
+/// oldest is not compared with messages (rule 31: histories).
+const MAX_WAITING_ANSWERS: usize = 256;
 
 impl Default for ProofState {
     fn default() -> Self {
         Self {
             revocations: 0,
             answered: Version::ABSENT,
+            answers: Vec::new(),
         }
-    }
-}
-
-impl ProofStart {
-    /// The highest version that the partition had named in an answer to a write of this instance;
-    /// [`ABSENT`](Version::ABSENT) for none.
-    pub(crate) const fn answered(&self) -> Version {
-        self.state.answered
     }
 }
 
@@ -178,7 +179,7 @@ impl Freshness {
     pub(crate) fn begin_proof(&self) -> ProofStart {
         ProofStart {
             at: self.clock.now(),
-            state: *lock(&self.proof_state),
+            revocations: lock(&self.proof_state).revocations,
         }
     }
 
@@ -193,14 +194,14 @@ impl Freshness {
         // Rule 8, one critical section with `flush_and_revoke_proof`.
         let state = lock(&self.proof_state);
         debug_assert!(
-            start.state.revocations <= state.revocations,
+            start.revocations <= state.revocations,
             "revocations are only counted up"
         );
         debug_assert!(
             !self.is_unshared() && until != UNSHARED,
             "a partition that is not shared needs no proof"
         );
-        if state.revocations != start.state.revocations {
+        if state.revocations != start.revocations {
             return;
         }
         self.partition_time.learn(partition, start.at);
@@ -360,15 +361,38 @@ impl Freshness {
         }
     }
 
-    /// The partition has named a version in an answer to a write of this instance.
-    pub(crate) fn note_answered(&self, version: Version) {
-        let answered = &mut lock(&self.proof_state).answered;
+    /// The partition has named its clock in the answer to a write of this instance.
+    pub(crate) fn note_answered(&self, numbers: ClockNumbers) {
+        if self.is_unshared() {
+            return;
+        }
+        let ClockNumbers { epoch, ver, .. } = numbers;
+        let version = Version { epoch, ver };
+        let state = &mut *lock(&self.proof_state);
+        let answered = &mut state.answered;
         if answered.epoch == version.epoch {
             answered.ver = answered.ver.max(version.ver);
         } else if version.epoch == self.epoch() {
             // Of the known epoch only: a late answer does not replace a newer one.
             *answered = version;
         }
+        match state.answers.last_mut() {
+            // Fills, which have no message. Only the highest version counts.
+            Some(last) if (last.epoch, last.seq) == (numbers.epoch, numbers.seq) => {
+                last.ver = last.ver.max(numbers.ver);
+            }
+            _ => {
+                if state.answers.len() == MAX_WAITING_ANSWERS {
+                    state.answers.remove(0);
+                }
+                state.answers.push(numbers);
+            }
+        }
+    }
+
+    /// Takes the answers to writes of this instance since the last time. `into` is empty.
+    pub(crate) fn take_answers(&self, into: &mut Vec<ClockNumbers>) {
+        mem::swap(&mut lock(&self.proof_state).answers, into);
     }
 
     /// The highest version that the partition is known to have issued, by messages, answers or a proof.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AcceptedValue, Bytes, Stamp};
+use super::{AcceptedValue, Bytes, WriteAck};
 
 /// The parameters of [`Partition::acquire_lease`](super::Partition::acquire_lease).
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ pub struct Lease {
 #[non_exhaustive]
 pub enum Fill {
     /// Stored.
-    Stored(Stamp),
+    Stored(WriteAck),
     /// The lease was gone. The value that is stored instead, if any, unchecked.
     Rejected(Option<Bytes>),
 }

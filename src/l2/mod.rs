@@ -46,6 +46,7 @@ pub(crate) use self::store_types::*;
 pub use crate::error::L2Error;
 pub(crate) use crate::util::random::random;
 use crate::util::retry_delays::retry_delays;
+pub(crate) use crate::vocabulary::ClockNumbers;
 
 /// What a store is given and answers.
 #[cfg_attr(

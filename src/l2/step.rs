@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[cfg(feature = "write-behind")]
 use super::Append;
-use super::{EncodedValue, Kind, Stamp, Version};
+use super::{ClockNumbers, EncodedValue, Kind, Stamp, Version};
 
 /// A change of a partition, for [`Partition::write`](super::Partition::write). It is one atomic step for all keys of its
 /// [`Batch`].
@@ -146,13 +146,15 @@ impl Written {
     }
 }
 
-/// A change that a partition has accepted and published.
+/// A change that a partition has accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteAck {
     /// The version that the write was given, and the time.
     pub stamp: Stamp,
-    /// The number of its message, of an invalidation or a clear.
+    /// The number of the last message: of the write's own, if it has published one.
     pub seq: u64,
+    /// The nonce of that message, see [`Message::nonce`](crate::l2::Message::nonce).
+    pub nonce: u64,
     /// If the caller waits for all members: their longest `max_staleness`.
     pub longest_staleness: Duration,
     /// If it is awaited: the generation of the list of members.
@@ -161,11 +163,14 @@ pub struct WriteAck {
     pub members_age: Duration,
 }
 
-impl From<Stamp> for WriteAck {
-    fn from(stamp: Stamp) -> Self {
-        Self {
-            stamp,
-            ..Self::default()
+impl WriteAck {
+    /// The partition's clock, as the write has left it.
+    pub(crate) const fn numbers(&self) -> ClockNumbers {
+        ClockNumbers {
+            epoch: self.stamp.epoch,
+            seq: self.seq,
+            ver: self.stamp.ver,
+            nonce: self.nonce,
         }
     }
 }

@@ -587,7 +587,7 @@ fn ids(members: &[larder::l2::Member]) -> Vec<(u64, Duration, u64)> {
 
 fn filled_as(fill: Fill, epoch: u64) -> String {
     match fill {
-        Fill::Stored(stamp) => format!("stored {}", stamp.ver),
+        Fill::Stored(ack) => format!("stored {}", ack.stamp.ver),
         Fill::Rejected(bytes) => {
             let stored = bytes.map(|it| values(&it, epoch));
             format!("rejected {}", stored.unwrap_or_else(|| NONE.to_owned()))

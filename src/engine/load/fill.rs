@@ -10,7 +10,7 @@ use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::{Op, SharedRecord};
-use crate::l2::{Fill, Kind, Lease, Ttls};
+use crate::l2::{Fill, Kind, Lease, Ttls, WriteAck};
 use crate::loaded::Loaded;
 use crate::vocabulary::{AnyValue, Source};
 
@@ -157,7 +157,7 @@ pub(crate) async fn fill(
         store_result,
     };
     match (filled, store_options) {
-        (Some(Fill::Stored(stamp)), Some(store_options)) => {
+        (Some(Fill::Stored(WriteAck { stamp, .. })), Some(store_options)) => {
             let lifetime = store_options.ttls.lifetime(stamp.written_at);
             let fresh = (ctx.convert).record(&op.key, value, stamp, lifetime, tags, now);
             if publishes {
@@ -245,7 +245,9 @@ impl StoreOptions {
         {
             // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
             let sending = (ctx.partition).revalidate(key, lease, record.version.ver, ttls, tags);
-            if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
+            let sent = ctx.breaker.send("revalidate", sending).await?;
+            if let Some(fill) = sent {
+                note_stored(ctx, &fill);
                 return Ok(Some(fill));
             }
         }
@@ -255,6 +257,14 @@ impl StoreOptions {
         ctx.breaker.recent_misses.note_size(encoded.body.len());
         let payload = publishes.then(|| ctx.message(Kind::Insert, &[key]));
         let filling = ctx.partition.fill(key, lease, &encoded, payload.as_deref());
-        ctx.breaker.send("fill", filling).await.map(Some)
+        let fill = ctx.breaker.send("fill", filling).await?;
+        note_stored(ctx, &fill);
+        Ok(Some(fill))
+    }
+}
+
+fn note_stored(ctx: &Context, fill: &Fill) {
+    if let Fill::Stored(ack) = fill {
+        ctx.l1.freshness.note_answered(ack.numbers());
     }
 }

@@ -5,10 +5,11 @@
 //!
 //! - [`subscriber`]: the task, which subscribes again and again; [`state`]: what it shares with its subscriptions
 //! - [`subscription_run`]: one subscription: messages of other instances, and the proof that none was missed
-//! - [`session`]: how far it is in these messages, and what it does next
+//! - [`session`]: how far it is in these messages, and what it does next; [`answers`]: whether answers to its writes fit them
 //! - [`delivery`]: deferred writes, and probes of an L2 that does not answer
 //! - [`instance_tasks`]: work for all partitions, by the subscriber of the first one
 
+mod answers;
 mod delivery;
 pub(crate) mod instance_tasks;
 mod session;

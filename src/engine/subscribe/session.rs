@@ -11,16 +11,15 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use tokio::time::Instant;
 
+use super::answers::Answers;
 use crate::ablation::{Rule, without};
-use crate::l2::{Applied, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock, Version};
+use crate::l2::{Applied, ClockNumbers, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock};
 
 /// A heartbeat out of turn is sent no sooner than this after the last one.
 const MIN_EXTRA_HEARTBEAT_GAP: Duration = Duration::from_millis(50);
 /// How many clears may come before the partition is asked for its epoch. If more come, the oldest emit no event.
 const MAX_REMEMBERED_CLEARS: usize = 16;
 
-/// How many of its own messages an instance remembers, until it has the answers to these writes: more than may be under way.
-const MAX_OWN_MESSAGES: usize = 8;
 /// How many of the epochs that it has left an instance remembers.
 const MAX_FORMER_EPOCHS: usize = 16;
 
@@ -43,8 +42,12 @@ pub(super) struct Progress {
     confirmed_ver: u64,
     /// The number of the last message that was reported: to listeners and counters, or to other programs.
     reported: u64,
-    /// The last messages of this instance that were applied in order, with their versions.
-    own: ArrayVec<(Position, u64), MAX_OWN_MESSAGES>,
+    /// The answers to writes of this instance, beside the messages.
+    answers: Answers,
+    /// The last answer; of any epoch.
+    last_answer: ClockNumbers,
+    /// An answer does not fit a message that the partition has named: they are of two histories of this epoch.
+    is_contradicted: bool,
     /// The epochs that this instance has left: a partition that has one of them again was put back.
     former_epochs: ArrayVec<u64, MAX_FORMER_EPOCHS>,
     /// The epoch in which the partition was found with another history than the one that is known: it has to end.
@@ -57,9 +60,8 @@ pub(super) struct Session {
     /// The partition's epoch, as it was found last. Zero before that.
     epoch: u64,
     pub(super) progress: Progress,
-    /// The highest version that the partition had named in an answer to a write of this instance, when it was last asked
-    /// for its clock.
-    answered: Version,
+    /// The last answer to a write of this instance that was there when the partition was asked for its clock.
+    answered: ClockNumbers,
     /// Whether the caller of an invalidation waits until this instance has applied it.
     is_awaited: bool,
     last_heartbeat: Instant,
@@ -130,11 +132,9 @@ impl Position {
         })
     }
 
-    const fn named_by(partition: &PartitionClock) -> Self {
-        Self {
-            seq: partition.seq,
-            nonce: partition.nonce,
-        }
+    fn named_by(clock: impl Into<ClockNumbers>) -> Self {
+        let ClockNumbers { seq, nonce, .. } = clock.into();
+        Self { seq, nonce }
     }
 
     /// Whether this is the message before that one.
@@ -162,7 +162,7 @@ impl Session {
             me,
             epoch,
             progress,
-            answered: Version::ABSENT,
+            answered: ClockNumbers::default(),
             is_awaited: false,
             last_heartbeat: now,
             next_heartbeat: now,
@@ -182,19 +182,56 @@ impl Session {
         self.next_heartbeat
     }
 
-    /// The partition is asked for its clock. It has answered writes of this instance with versions up to `answered`, so it
-    /// has named the message of that write, if the message was applied.
-    pub(super) fn begin_question(&mut self, answered: Version) {
-        self.answered = answered;
-        let progress = &mut self.progress;
-        let is_named = |own: &&(Position, u64)| {
-            own.1 == answered.ver && progress.confirmed.is_some_and(|last| last.seq < own.0.seq)
-        };
-        if answered.epoch == self.epoch
-            && let Some((at, ver)) = progress.own.iter().find(is_named)
-        {
-            (progress.confirmed, progress.confirmed_ver) = (Some(*at), *ver);
+    /// Compares answers to writes of this instance with the messages that were applied.
+    pub(super) fn hear(&mut self, answers: impl IntoIterator<Item = ClockNumbers>) {
+        for answer in answers {
+            let progress = &mut self.progress;
+            if progress.former_epochs.contains(&answer.epoch) {
+                // It comes late: numbers that count no more.
+                continue;
+            }
+            let last = &mut progress.last_answer;
+            if (last.seq, last.ver) <= (answer.seq, answer.ver) {
+                *last = answer;
+            }
+            if answer.epoch != self.epoch {
+                continue;
+            }
+            let Some(misfit) = progress.answers.add(answer) else {
+                continue;
+            };
+            if progress.confirmed.is_some_and(|last| misfit <= last.seq) {
+                progress.is_contradicted = !without(Rule::Histories);
+            } else {
+                // The message may be made up (rule 21: numbers can be made up). The log says what stands in its place.
+                self.fall_back();
+            }
+            self.bring_heartbeat_forward();
         }
+    }
+
+    /// The partition is asked for its clock. All answers that have come were heard.
+    pub(super) fn begin_question(&mut self) {
+        let progress = &mut self.progress;
+        self.answered = progress.last_answer;
+        // The partition has named this message, if it was applied.
+        let named = (self.answered.epoch == self.epoch)
+            .then(|| progress.answers.message_named_by(&self.answered))
+            .flatten();
+        if let Some(named) = named
+            && progress.confirmed.is_some_and(|last| last.seq < named.seq)
+        {
+            progress.confirmed = Some(Position::named_by(*named));
+            progress.confirmed_ver = named.ver;
+        }
+    }
+
+    /// The messages that the partition has not named may be made up: they do not count as applied any more.
+    fn fall_back(&mut self) {
+        let progress = &mut self.progress;
+        progress.applied = progress.confirmed;
+        let last = progress.confirmed.map_or(0, |last| last.seq);
+        progress.answers.forget_after(last);
     }
 
     /// Until when a heartbeat waits for its answer.
@@ -243,14 +280,11 @@ impl Session {
         if applied.is_some_and(has_its_number) && without(Rule::SeenNumbers) {
             return MessageAction::Ignore;
         }
-        let is_next = applied.is_some_and(|last| last.precedes(message))
-            && !self.contradicts_confirmed(message);
+        let is_next =
+            applied.is_some_and(|last| last.precedes(message)) && !self.contradicts_named(message);
         if is_next {
-            let at = Position::of(message);
-            self.progress.applied = Some(at);
-            if message.origin == self.me.id {
-                push_last(&mut self.progress.own, (at, message.ver));
-            }
+            self.progress.applied = Some(Position::of(message));
+            self.progress.answers.apply(message);
         } else if !applied.is_some_and(has_its_number) {
             // Messages are missing, or this one or the last one was made up, or the partition was put back.
             self.bring_heartbeat_forward();
@@ -297,7 +331,7 @@ impl Session {
     pub(super) fn on_subscribed(&mut self, partition: &PartitionClock) -> CatchUpStep {
         // Messages that came after the last number which the partition has named may be made up. Their numbers may be the
         // numbers of messages that are lost now (rule 21: numbers can be made up).
-        self.progress.applied = self.progress.confirmed;
+        self.fall_back();
         let from = self.last_applied();
         if without(Rule::CatchUp) && from.is_some() {
             self.progress.applied = Some(Position::named_by(partition));
@@ -323,10 +357,6 @@ impl Session {
     ///
     /// This instance has received messages up to number `from` when the partition was asked.
     fn next_step(&mut self, partition: &PartitionClock, from: Option<u64>) -> CatchUpStep {
-        let answered = self.answered;
-        if answered.epoch == partition.epoch && answered.ver > partition.ver {
-            return self.end_epoch(partition.epoch);
-        }
         let progress = &self.progress;
         debug_assert!(
             cfg!(larder_ablation)
@@ -345,16 +375,27 @@ impl Session {
             return CatchUpStep::StartOver;
         };
         let named = Position::named_by(partition);
-        // What the partition has named, it names no more.
+        let answered = &self.answered;
+        let is_answer_lost = if answered.epoch == self.epoch {
+            // What the partition has answered it would name still.
+            named.seq < answered.seq
+                || partition.ver < answered.ver
+                || named.differs_from(Position::named_by(*answered))
+        } else {
+            // It has left this epoch, by a clear of this instance, and is there again.
+            answered.seq > confirmed.seq
+        };
         if named.seq < confirmed.seq
             || partition.ver < progress.confirmed_ver
             || named.differs_from(confirmed)
+            || is_answer_lost && !without(Rule::Answers)
+            || progress.is_contradicted
         {
             return self.end_epoch(partition.epoch);
         }
         if from.is_some_and(|from| from > partition.seq) || named.differs_from(applied) {
             // Some messages were made up, and may have had the numbers of others that were lost.
-            self.progress.applied = Some(confirmed);
+            self.fall_back();
         }
         self.go_on(partition)
     }
@@ -370,13 +411,12 @@ impl Session {
         }
     }
 
-    /// Whether a message has a higher number than the last one that the partition has named, and no higher version than the
-    /// partition has named with that.
-    fn contradicts_confirmed(&self, message: &Message) -> bool {
+    /// Whether a message is not of the history of which the partition has named a clock, or has answered writes.
+    fn contradicts_named(&self, message: &Message) -> bool {
         let confirmed = self.progress.confirmed;
-        confirmed.is_some_and(|last| message.seq > last.seq)
-            && message.ver <= self.progress.confirmed_ver
-            && !without(Rule::Nonces)
+        let is_later = confirmed.is_some_and(|last| message.seq > last.seq);
+        let goes_back = is_later && message.ver <= self.progress.confirmed_ver;
+        goes_back && !without(Rule::Nonces) || !self.progress.answers.fit(message)
     }
 
     fn confirm(&mut self, partition: &PartitionClock) {
@@ -418,12 +458,12 @@ impl Session {
                 return (&[], self.end_epoch(partition.epoch));
             }
             // The messages since then were made up.
-            self.progress.applied = confirmed;
+            self.fall_back();
             return (&[], self.go_on(partition));
         }
         if missed
             .iter()
-            .any(|message| is_in_epoch(message) && self.contradicts_confirmed(message))
+            .any(|message| is_in_epoch(message) && self.contradicts_named(message))
         {
             return (&[], self.end_epoch(partition.epoch));
         }
@@ -440,6 +480,9 @@ impl Session {
             return (&[], CatchUpStep::StartOver);
         };
         self.progress.applied = Some(Position::of(last));
+        for message in in_order {
+            self.progress.answers.apply(message);
+        }
         let step = if others.is_empty() {
             self.go_on(partition)
         } else {
@@ -464,7 +507,11 @@ impl Session {
         progress.applied = Some(Position::named_by(partition));
         progress.reported = partition.seq;
         progress.ending_epoch = None;
-        progress.own.clear();
+        progress.is_contradicted = false;
+        progress.answers.begin_epoch(partition.epoch);
+        if progress.last_answer.epoch != partition.epoch {
+            progress.last_answer = ClockNumbers::default();
+        }
         self.epoch = partition.epoch;
         self.confirm(partition);
         StartedOver {
@@ -491,8 +538,8 @@ mod tests {
     /// emptied is emptied, and a message that is to be applied is applied.
     ///
     /// `7` is number 7 of epoch 1, and `2/7` of epoch 2. `7b` is number 7 of another history, which begins with `4B` if it has
-    /// the first three messages. `7v30` is a clock that has issued the version 30. A `heartbeat` is one that is sent and
-    /// answered at once; `ask` sends one that the next `answer` answers.
+    /// the first three messages. `7v30` has the version 30 in the place of 7. A `heartbeat` is one that is sent and
+    /// answered at once; `ask` sends one that the next `answer` answers. `wrote` is the answer to a write of this instance.
     struct Run {
         session: Session,
         now: Instant,
@@ -512,7 +559,7 @@ mod tests {
     fn number(text: &str) -> (u64, Position, u64, u64) {
         const OTHER_HISTORY: u64 = 1000;
         let (epoch, rest) = text.split_once('/').unwrap_or(("1", text));
-        let (rest, ver) = rest.split_once('v').unwrap_or((rest, "0"));
+        let (rest, ver) = rest.split_once('v').unwrap_or((rest, ""));
         let seq = rest.trim_end_matches(['b', 'B']);
         let history = &rest[seq.len()..];
         let seq: u64 = seq.parse().unwrap();
@@ -526,16 +573,16 @@ mod tests {
             epoch.parse().unwrap(),
             at,
             previous_nonce,
-            ver.parse().unwrap(),
+            ver.parse().unwrap_or(seq),
         )
     }
 
     fn message(at: &str, kind: Kind, origin: u64) -> Message {
-        let (epoch, Position { seq, nonce }, previous_nonce, _) = number(at);
+        let (epoch, Position { seq, nonce }, previous_nonce, ver) = number(at);
         Message {
             epoch,
             seq,
-            ver: seq,
+            ver,
             nonce,
             previous_nonce,
             kind,
@@ -561,6 +608,7 @@ mod tests {
                 ["subscribe", at] => {
                     self.session =
                         session(self.session.progress.clone(), self.session.epoch, self.now);
+                    self.session.begin_question();
                     self.read_clock(at);
                     let step = self.session.on_subscribed(&self.partition);
                     self.carry_out(step)
@@ -571,6 +619,16 @@ mod tests {
                 ["clear", at] => self.receive(&message(at, Kind::Clear, OTHER)),
                 ["own", "clear", at] => self.receive(&message(at, Kind::Clear, ME)),
                 ["ask"] => self.ask(),
+                ["wrote", at] => {
+                    let (epoch, Position { seq, nonce }, _, ver) = number(at);
+                    self.session.hear([ClockNumbers {
+                        epoch,
+                        seq,
+                        ver,
+                        nonce,
+                    }]);
+                    String::new()
+                }
                 ["answer", at] => {
                     self.read_clock(at);
                     let step = self.session.on_answer(&self.partition, self.from);
@@ -601,6 +659,7 @@ mod tests {
         }
 
         fn ask(&mut self) -> String {
+            self.session.begin_question();
             self.from = self.session.last_applied();
             let next = self.now + self.session.interval();
             let Applied { epoch, seq } = self.session.send_heartbeat(self.now, next);
@@ -798,6 +857,55 @@ mod tests {
             "subscribe 5 -> clear 2/6 -> heartbeat 2/6 -> heartbeat 5 => end the epoch",
             "subscribe 5 -> heartbeat 4 -> subscribe 2/4 => empty L1, warn",
             "subscribe 5 -> heartbeat 4 -> subscribe 4 => end the epoch",
+        ]);
+    }
+
+    /// Rule 31.
+    #[test]
+    fn an_answer_that_does_not_fit_the_messages_ends_the_epoch() {
+        check(&[
+            // A clock has less than was answered.
+            "subscribe 5 -> wrote 5v8 -> heartbeat 5v7 => end the epoch",
+            "subscribe 5 -> wrote 6 -> heartbeat 5v9 => end the epoch",
+            "subscribe 5 -> wrote 6 -> heartbeat 6b => end the epoch",
+            "subscribe 5 -> wrote 5v8 -> subscribe 5v7 => end the epoch",
+            "subscribe 5 -> wrote 5v8 -> heartbeat 5v8 => prove",
+            // The answer came after the question.
+            "subscribe 5 -> ask -> wrote 5v8 -> answer 5v7 => prove",
+            "subscribe 5 -> ask -> message 6 -> wrote 6 -> answer 5 -> ask => note 1/6",
+            // A fill was lost: the next message has no higher version.
+            "subscribe 5 -> heartbeat 5 -> wrote 5v8 -> message 6v8 => apply, ask in 50 ms",
+            "subscribe 5 -> wrote 5v8 -> message 6v8 -> heartbeat 6v9 -> log 5 6v8 => end the epoch",
+            "subscribe 5 -> wrote 5v8 -> message 6v9 => apply, report",
+            "subscribe 5 -> heartbeat 5 -> wrote 5v8 -> wrote 5v7 -> message 6v8 => apply, ask in 50 ms",
+            "subscribe 5 -> wrote 5v8 -> message 6v9 -> message 7v10 -> heartbeat 7v10 => prove",
+            // A write was lost, and another one has its number.
+            "subscribe 5 -> heartbeat 5 -> wrote 6 -> message 6B => apply, ask in 50 ms",
+            "subscribe 5 -> wrote 6 -> message 6B -> heartbeat 7b -> log 5 6B 7b => end the epoch",
+            "subscribe 5 -> wrote 6 -> message 6 -> heartbeat 6 => prove",
+            // The answer comes after the message.
+            "subscribe 5 -> message 6 -> wrote 5v6 -> heartbeat 6 => replay from 5",
+            "subscribe 5 -> message 6 -> wrote 5v6 -> heartbeat 6 -> log 5 6 => end the epoch",
+            "subscribe 5 -> message 6 -> wrote 6b -> heartbeat 6 => end the epoch",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> wrote 5v6 -> heartbeat 6 => end the epoch",
+            "subscribe 5 -> message 6 -> heartbeat 6 -> wrote 5v6 -> heartbeat 2/6 => empty L1, warn",
+            "subscribe 5 -> message 6 -> wrote 5v5 -> heartbeat 6 => prove",
+            // The message was made up.
+            "subscribe 5 -> message 6B -> wrote 6 -> heartbeat 6 -> log 5 6 => apply 6 again, prove",
+            // A clear was lost.
+            "subscribe 5 -> wrote 2/6 -> heartbeat 5 => end the epoch",
+            "subscribe 5 -> wrote 2/6 -> heartbeat 7 => end the epoch",
+            "subscribe 5 -> wrote 2/6 -> heartbeat 2/6 => empty L1, warn",
+            "subscribe 5 -> wrote 2/6 -> heartbeat 3/7 -> heartbeat 3/7 => prove",
+            // An answer of an epoch that has ended comes late.
+            "subscribe 5 -> heartbeat 2/6 -> wrote 9 -> heartbeat 2/6 => prove",
+        ]);
+        // Only the last messages are known.
+        let messages: Vec<_> = (6..=262).map(|seq| format!("message {seq}")).collect();
+        let messages = messages.join(" -> ");
+        check(&[
+            &format!("subscribe 5 -> {messages} -> wrote 5v6 -> heartbeat 262 => prove"),
+            &format!("subscribe 5 -> {messages} -> wrote 6v7 -> heartbeat 262 => replay from 5"),
         ]);
     }
 

@@ -20,7 +20,9 @@ use crate::engine::context::Context;
 use crate::engine::other_programs::listen::Channels;
 use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofStart};
-use crate::l2::{Event, Kind, L2Error, MemberInfo, Message, PartitionClock, Subscription, Version};
+use crate::l2::{
+    ClockNumbers, Event, Kind, L2Error, MemberInfo, Message, PartitionClock, Subscription, Version,
+};
 
 /// One subscription, from the request for it until it ends.
 pub(super) struct SubscriptionRun<'a> {
@@ -30,6 +32,8 @@ pub(super) struct SubscriptionRun<'a> {
     ctx: &'a Context,
     freshness: &'a Freshness,
     pub(super) session: Session,
+    /// Answers to writes of this instance, while they are given to the session.
+    write_answers: Vec<ClockNumbers>,
     /// The heartbeat that is not answered yet.
     pending_heartbeat: Option<PendingHeartbeat>,
     /// Heartbeats that were answered.
@@ -72,6 +76,7 @@ impl<'a> SubscriptionRun<'a> {
             ctx,
             freshness,
             session: Session::new(me, freshness.epoch(), progress, Instant::now()),
+            write_answers: Vec::new(),
             pending_heartbeat: None,
             answers: 0,
             awaits_due_answer: true,
@@ -155,12 +160,19 @@ impl<'a> SubscriptionRun<'a> {
     /// it must start too early rather than too late, and the partition must have reached `last` by then.
     fn begin_question(&mut self) -> ClockQuestion {
         let proof = self.freshness.begin_proof();
-        self.session.begin_question(proof.answered());
+        self.hear_write_answers();
+        self.session.begin_question();
         ClockQuestion {
             proof,
             last: self.session.last_applied(),
             switches: self.ctx.switch.calls(),
         }
+    }
+
+    /// Tells the session of the answers to writes that have come since the last time.
+    fn hear_write_answers(&mut self) {
+        self.freshness.take_answers(&mut self.write_answers);
+        self.session.hear(self.write_answers.drain(..));
     }
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription, is_due: bool) {
@@ -180,6 +192,7 @@ impl<'a> SubscriptionRun<'a> {
     }
 
     fn receive_message(&mut self, message: &Message) {
+        self.hear_write_answers();
         match self.session.receive(message, Instant::now()) {
             MessageAction::Apply {
                 is_new,

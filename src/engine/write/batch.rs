@@ -101,7 +101,7 @@ async fn send_group(ctx: &Context, mut group: BatchGroup, clock: &ClockKnown) ->
         Ok(written) => {
             let now = ctx.now();
             if let Written::Done(ack) = written {
-                ctx.l1.freshness.note_answered(ack.stamp.version());
+                ctx.l1.freshness.note_answered(ack.numbers());
             }
             for write in &mut group.writes {
                 match written {

@@ -4,6 +4,7 @@ use loom::thread;
 
 use super::{EPOCH, KEY, NEXT_EPOCH, Stamp, TAG, World, fresh, in_every_order, tagged, version};
 use crate::l1::Op;
+use crate::vocabulary::ClockNumbers;
 
 /// Nothing, or at least this version.
 fn shows_none_before(world: &World, ver: u64) -> bool {
@@ -500,7 +501,11 @@ fn an_own_value_survives_messages_of_earlier_changes() {
 fn an_answer_that_is_noted_late_does_not_count_in_the_next_epoch() {
     in_every_order(|world| {
         let writer = world.spawn(|world| {
-            (world.l1.freshness).note_answered(version(EPOCH, 9));
+            (world.l1.freshness).note_answered(ClockNumbers {
+                epoch: EPOCH,
+                ver: 9,
+                ..ClockNumbers::default()
+            });
         });
         world.l1.flush(NEXT_EPOCH);
         writer.join().unwrap();

@@ -10,7 +10,7 @@ fn no_proof_outlives_a_revocation_after_its_question() {
         let subscriber = world.spawn(|world| {
             let asked = world.l1.freshness.begin_proof();
             world.prove(asked);
-            asked.state.revocations
+            asked.revocations
         });
         let other = world.spawn(|world| world.l1.freshness.flush_and_revoke_proof());
         world.l1.freshness.flush_and_revoke_proof();
@@ -27,7 +27,7 @@ fn a_revocation_counts_when_the_subscriber_is_notified() {
         let subscriber = world.spawn(|world| {
             let requested = world.l1.freshness.woken_for_proof().now_or_never();
             if requested.is_some() {
-                assert_eq!(world.l1.freshness.begin_proof().state.revocations, 1);
+                assert_eq!(world.l1.freshness.begin_proof().revocations, 1);
             }
         });
         world.l1.freshness.flush_and_revoke_proof();

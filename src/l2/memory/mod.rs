@@ -326,7 +326,7 @@ mod tests {
                 _ => 0,
             };
             let filled = partition.fill("k", lease, value, None).await.unwrap();
-            let stands = matches!(&filled, Fill::Stored(stamp) if stamp.ver > before);
+            let stands = matches!(&filled, Fill::Stored(ack) if ack.stamp.ver > before);
             assert_eq!(stands, overtaken_by == "nothing", "{overtaken_by}");
             assert_eq!(
                 partition.get("k").await.unwrap(),

@@ -224,7 +224,7 @@ impl Partition for MemoryPartition {
             if let Some(payload) = payload {
                 state.publish(stamp.ver, payload);
             }
-            Fill::Stored(stamp)
+            Fill::Stored(state.ack(stamp))
         })
     }
 
@@ -254,7 +254,7 @@ impl Partition for MemoryPartition {
                 let bytes = restamped(stamp, lifetime, &bytes);
                 state.restamp(key, type_tag, bytes, ttls.in_store());
             }
-            Some(Fill::Stored(stamp))
+            Some(Fill::Stored(state.ack(stamp)))
         })
     }
 

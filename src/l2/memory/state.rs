@@ -253,7 +253,7 @@ impl PartitionState {
         }
     }
 
-    pub(super) fn insert(&mut self, batch: Batch<'_>) -> Stamp {
+    pub(super) fn insert(&mut self, batch: Batch<'_>) -> WriteAck {
         // One version for all values of the step, below the version of any later change.
         let stamp = self.stamp();
         for (key, value) in batch.keys.iter().zip(batch.values) {
@@ -261,14 +261,24 @@ impl PartitionState {
             self.store(key, value, stamp);
         }
         self.publish(stamp.ver, batch.payload);
-        stamp
+        self.ack(stamp)
+    }
+
+    /// The answer to a write that was given this stamp last.
+    pub(super) fn ack(&self, stamp: Stamp) -> WriteAck {
+        WriteAck {
+            stamp,
+            seq: self.clock.seq,
+            nonce: self.clock.nonce,
+            ..WriteAck::default()
+        }
     }
 
     /// Carries out a step of a partition.
     pub(super) fn write(&mut self, step: &Step, batch: Batch<'_>) -> Written {
         let Batch { keys, payload, .. } = batch;
         let ack = match step {
-            Step::Insert => self.insert(batch).into(),
+            Step::Insert => self.insert(batch),
             Step::InsertIf(version) => return self.insert_if(batch, Some(*version)),
             #[cfg(feature = "write-behind")]
             Step::Append(append) => return self.append(batch, append),
@@ -282,7 +292,7 @@ impl PartitionState {
                     self.end_leases(key, Duration::ZERO);
                 }
                 // The values keep their stamps, so the message is newer than each copy of them in L1.
-                self.announce(payload).stamp.into()
+                self.announce(payload)
             }
             Step::InvalidateTags => {
                 let stamp = self.stamp();
@@ -290,7 +300,7 @@ impl PartitionState {
                     self.tags.invalidate(tag, stamp);
                 }
                 self.publish(stamp.ver, payload);
-                stamp.into()
+                self.ack(stamp)
             }
             Step::Clear => {
                 // The epoch of a private store never changes. In others the former one's values stay for the rest of
@@ -308,7 +318,8 @@ impl PartitionState {
             }
             Step::EndLeases => {
                 self.leases.clear();
-                self.stamp().into()
+                let stamp = self.stamp();
+                self.ack(stamp)
             }
         };
         Written::Done(ack)
@@ -342,7 +353,7 @@ impl PartitionState {
         let is_it = version.is_none_or(|version| version == stored);
         // In a private store the caller knows which value is there.
         if is_it || self.now.is_private {
-            Written::Done(self.insert(batch).into())
+            Written::Done(self.insert(batch))
         } else {
             Written::OtherVersion
         }
@@ -434,12 +445,12 @@ impl PartitionState {
                 .max(),
             _ => None,
         };
+        self.publish(stamp.ver, payload);
         WriteAck {
-            stamp,
-            seq: self.publish(stamp.ver, payload),
             longest_staleness: longest_staleness.unwrap_or_default(),
             generation: self.generation,
             members_age: self.age,
+            ..self.ack(stamp)
         }
     }
 
@@ -488,10 +499,10 @@ impl PartitionState {
         Stamp::new(self.clock.epoch, self.clock.ver, self.now.at)
     }
 
-    pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
+    pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) {
         // Nobody else would read them.
         if self.now.is_private {
-            return 0;
+            return;
         }
         // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and
         // 21).
@@ -514,7 +525,6 @@ impl PartitionState {
                 self.log.pop_front();
             }
         }
-        seq
     }
 
     fn send_all(&mut self, event: &Event) {

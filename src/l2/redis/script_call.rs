@@ -11,7 +11,7 @@ use twox_hash::XxHash3_64;
 
 use super::names::{Joined, Names, STAGED};
 use crate::clock::millis;
-use crate::l2::{EncodedValue, L2Error, PartitionClock, Stamp, Ttls, random};
+use crate::l2::{EncodedValue, L2Error, PartitionClock, Stamp, Ttls, WriteAck, random};
 use crate::wire::envelope::{self, BODY_AT};
 
 /// Bodies of at least this many bytes bypass Lua (they are staged). For shorter ones staging is slower.
@@ -242,10 +242,18 @@ pub(super) fn unpack_numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], 
     Ok(numbers.map(u64::from_be_bytes))
 }
 
-/// A stamp that a script answers.
-pub(super) fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
-    let [epoch, ver, written_at] = unpack_numbers(packed)?;
-    Ok(Stamp::new(epoch, ver, written_at))
+/// The clock as a write has left it, which a script answers; and numbers that some scripts answer behind it.
+pub(super) fn write_ack(packed: &[u8]) -> Result<(WriteAck, impl Iterator<Item = u64>), L2Error> {
+    let (clock, more) = packed.split_at_checked(40).ok_or_else(malformed_answer)?;
+    let [epoch, seq, ver, nonce, written_at] = unpack_numbers(clock)?;
+    let ack = WriteAck {
+        stamp: Stamp::new(epoch, ver, written_at),
+        seq,
+        nonce,
+        ..WriteAck::default()
+    };
+    let more = more.as_chunks().0.iter().copied();
+    Ok((ack, more.map(u64::from_be_bytes)))
 }
 
 /// The partition's clock: epoch, seq, ver, nonce, the time and whether all instances are off; and the incarnation that the

@@ -4,7 +4,7 @@ use larder_store_tests::steps::Steps;
 use std::collections::BTreeSet;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::l2::{EncodedValue, Fill, Kind};
+use larder::l2::{EncodedValue, Fill, Kind, WriteAck};
 
 use super::{own_key, run, value_key};
 use crate::store::*;
@@ -64,7 +64,7 @@ async fn a_large_value_is_filled_with_its_lease_only() {
     let value = tagged(&LARGE, LONG, &["tag"]);
     let lease = granted(&*partition, "k").await;
     let filled = partition.fill("k", lease, &value, None).await.unwrap();
-    let Fill::Stored(stamp) = filled else {
+    let Fill::Stored(WriteAck { stamp, .. }) = filled else {
         panic!("{filled:?}");
     };
     let bytes = usable(&*partition, "k").await.expect("it is stored");

@@ -291,7 +291,7 @@ pub async fn fill(partition: &dyn Partition, key: &str, lease: Lease, payload: &
 
 pub async fn filled(partition: &dyn Partition, key: &str, lease: Lease, payload: &[u8]) -> Stamp {
     match fill(partition, key, lease, payload).await {
-        Fill::Stored(stamp) => stamp,
+        Fill::Stored(ack) => ack.stamp,
         other => panic!("the fill of {key:?} was not stored: {other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 -- APPEND  value lease hold clock log writes dead done tag_version... tag_version...
 --   | channel new_epoch payload deadline body ttl_ms most_writes key_text write_id
 --     (expected_epoch expected_ver known_tags)?
---   ->  stamp; 'F' and the time if the stream is full; what `other_version` answers, if a version is expected; nothing if
+--   ->  clock; 'F' and the time if the stream is full; what `other_version` answers, if a version is expected; nothing if
 --   it is late
 -- The first tag versions are those of the new value, the last ones those of `known_tags`.
 --
@@ -41,4 +41,4 @@ write_mark(hold_key, id, read_held_until(hold_key), epoch, ver)
 redis.call('SET', value_key, stamp(epoch, ver, now) .. body, 'PX', ttl_ms)
 keep_tag_versions(last_invalidations(clock_key, FIRST_TAG, first_known_tag - 1, epoch, ver), epoch, ttl_ms)
 redis.call('DEL', lease_key)
-return keep_answer(done_key, deadline, stamp_answer(epoch, ver))
+return keep_answer(done_key, deadline, clock_answer())

@@ -1,4 +1,4 @@
--- EXPIRE  clock log (value lease)... | channel new_epoch payload  ->  stamp
+-- EXPIRE  clock log (value lease)... | channel new_epoch payload  ->  clock
 -- The values are stale from now on, and no load that has a lease now stores anything. By the message, instances read the
 -- values anew. It says that the keys are invalidated, so that all releases know it; the log says that it is an expire.
 local clock_key, log_key = KEYS[1], KEYS[2]
@@ -20,4 +20,4 @@ for i = 3, #KEYS, 2 do
   end
   redis.call('DEL', lease_key)
 end
-return stamp_answer(epoch, ver)
+return clock_answer()

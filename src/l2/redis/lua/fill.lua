@@ -1,6 +1,6 @@
 -- FILL  clock log lease... value... tag_version... [staged]
 --   | channel new_epoch type_tag (token epoch body ttl_ms key_text payload length)...
---   ->  (OK - stamp | REJECTED values -)...
+--   ->  (OK - clock | REJECTED values -)...
 -- The first tag versions are those of the first value, then come those of the second, and so on. A value whose body is
 -- staged comes alone.
 local clock_key, log_key = KEYS[1], KEYS[2]
@@ -11,13 +11,13 @@ local epoch, seq, ver, nonce = ensure_clock(clock_key, new_epoch)
 local now, fill_count = time(), (#ARGV - COMMON_ARGS) / ARGS_OF_ONE
 -- The first body says whether it is staged; the staged key is the last one then.
 local first_staged = #KEYS + (is_staged(ARGV[COMMON_ARGS + 3]) and 0 or 1)
--- Stamp of the values that are stored from now on, as it is stored, and as it is answered.
-local value_stamp, answered_stamp
+-- The stamp of the values that are stored from now on, and the answer for them.
+local value_stamp, answer
 -- The leases that are deleted at the end.
 local ended_leases = {}
 
 local function make_stamps()
-  value_stamp, answered_stamp = stamp(epoch, ver, now), stamp_answer(epoch, ver)
+  value_stamp, answer = stamp(epoch, ver, now), clock_answer()
 end
 
 -- The values of other types that a value leaves under its key.
@@ -96,7 +96,7 @@ local function fill(value_key, lease_key, leases, first_tag, last_tag,
   else
     end_lease(lease_key, awaited, others, channel, key_text)
   end
-  return 'OK', false, answered_stamp
+  return 'OK', false, answer
 end
 
 local first_tag, answers = COMMON_KEYS + 2 * fill_count + 1, {}

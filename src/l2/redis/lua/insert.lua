@@ -1,5 +1,5 @@
 -- INSERT  clock log value... lease... tag_version... staged... | channel new_epoch payload deadline (body ttl_ms)...
---   ->  stamp, or nothing if it is late
+--   ->  clock, or nothing if it is late
 -- The first tag versions are those of the first value, then come those of the second, and so on. After the deadline it
 -- stores nothing (rule 14).
 local keys, args = KEYS, ARGV
@@ -39,4 +39,4 @@ for i = 1, value_count do
   end
 end
 redis.call('DEL', unpack(keys, first_lease, first_lease + value_count - 1))
-return stamp_answer(epoch, ver)
+return clock_answer()

@@ -1,6 +1,6 @@
 -- INSERT_IF  value lease clock log done tag_version... tag_version...
 --   | channel new_epoch payload deadline body ttl_ms expected_epoch expected_ver known_tags
---   ->  stamp, or what `other_version` answers; nothing if it is late
+--   ->  clock, or what `other_version` answers; nothing if it is late
 -- The first tag versions are those of the new value, the last ones those of `known_tags`.
 --
 -- Each call has a key `done` of its own, by which a copy that is sent again knows the success of another one. It looks
@@ -27,4 +27,4 @@ epoch, ver = publish(clock_key, log_key, channel, new_epoch, payload)
 redis.call('SET', value_key, stamp(epoch, ver, time()) .. body, 'PX', ttl_ms)
 keep_tag_versions(last_invalidations(clock_key, FIRST_TAG, first_known_tag - 1, epoch, ver), epoch, ttl_ms)
 redis.call('DEL', lease_key)
-return keep_answer(done_key, deadline, stamp_answer(epoch, ver))
+return keep_answer(done_key, deadline, clock_answer())

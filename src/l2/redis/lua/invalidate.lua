@@ -1,5 +1,5 @@
 -- INVALIDATE  clock log members (value lease)... [hold]... | channel new_epoch payload hold_ms
---   ->  stamp seq longest_staleness generation age
+--   ->  clock longest_staleness generation age
 -- One step (rule 2); without keys it only publishes. No lease is granted for `hold_ms` (rule 15); a hold that lasts longer
 -- stays.
 local clock_key, log_key, members_key = KEYS[1], KEYS[2], KEYS[3]
@@ -24,9 +24,9 @@ for i = last_lease + 1, #KEYS do
     redis.call('SET', hold_key, '', 'PX', hold_ms)
   end
 end
-local epoch, ver, seq = publish(clock_key, log_key, channel, new_epoch, payload)
+publish(clock_key, log_key, channel, new_epoch, payload)
 local generation, age, _, longest = 0, 0, {}, 0
 if string.byte(payload) == AWAITED_KIND then
   generation, age, _, longest = read_members(members_key, new_epoch)
 end
-return struct.pack('>I8I8I8I8I8I8I8', epoch, ver, time(), seq, longest, generation, age)
+return clock_answer() .. struct.pack('>I8I8I8', longest, generation, age)

@@ -1,6 +1,6 @@
 -- REVALIDATE  value lease clock tag_version...
 --   | token lease_epoch stored_ver times ttl_ms new_epoch channel key_text type_tag
---   ->  OK - stamp | REJECTED values - | ABSENT - -
+--   ->  OK - clock | REJECTED values - | ABSENT - -
 -- As FILL, with the value that is stored already: if it still has the version `stored_ver`, it gets a new stamp.
 local value_key, lease_key, clock_key = KEYS[1], KEYS[2], KEYS[3]
 local token, lease_epoch, stored_ver, times, ttl_ms, new_epoch, channel, key_text, type_tag = unpack(ARGV)
@@ -28,4 +28,4 @@ set_stamp_and_times(value_key, offset, stamp(epoch, ver, now), times)
 set_ttl(value_key, head, offset, ttl_ms)
 keep_tag_versions(tags, epoch, ttl_ms)
 end_lease(lease_key, awaited, others, channel, key_text)
-return {'OK', false, stamp_answer(epoch, ver)}
+return {'OK', false, clock_answer()}

@@ -17,7 +17,9 @@ use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::redis::connections::connection::ConnectionSlot;
 use crate::l2::redis::names::{CLOCK, HOLD, LEASE, LOG, Names, TAG_VERSION, VALUE, WRITES};
-use crate::l2::redis::script_call::{ScriptCall, in_store_ms, is_staged, malformed_answer, stamp};
+use crate::l2::redis::script_call::{
+    ScriptCall, in_store_ms, is_staged, malformed_answer, write_ack,
+};
 use crate::l2::redis::scripts;
 use crate::l2::{
     AcceptedValue, EncodedValue, Fill, L2Error, Lease, LeaseReply, LeaseRequest, Ttls, random,
@@ -375,9 +377,9 @@ fn read_lease(held: &[u8]) -> Option<Lease> {
 }
 
 /// Reads an answer. `None` if the value to revalidate is absent.
-fn fill_reply((answer, bytes, stamped): FillAnswer) -> Result<Option<Fill>, L2Error> {
-    match (answer.as_str(), stamped) {
-        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
+fn fill_reply((answer, bytes, clock): FillAnswer) -> Result<Option<Fill>, L2Error> {
+    match (answer.as_str(), clock) {
+        ("OK", Some(clock)) => Ok(Some(Fill::Stored(write_ack(&clock)?.0))),
         ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
         ("ABSENT", _) => Ok(None),
         _ => Err(malformed_answer()),

@@ -23,7 +23,7 @@ use crate::l2::redis::names::{
     BYPASS, CLOCK, DONE, HOLD, LEASE, LOG, MEMBERS, Names, STATS, SWEEPER, TAG_VERSION, VALUE,
 };
 use crate::l2::redis::script_call::{
-    LuaScript, ScriptCall, in_store_ms, is_staged, malformed_answer, stamp, unpack_numbers,
+    LuaScript, ScriptCall, in_store_ms, is_staged, malformed_answer, unpack_numbers, write_ack,
 };
 use crate::l2::redis::scripts;
 use crate::l2::redis::servers::Servers;
@@ -225,24 +225,22 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     Ok((Some(touched), at))
 }
 
-/// Reads the answer of a change: its stamp, and what else the script answers. Only INVALIDATE answers all of it.
+/// Reads the answer of a change. Only INVALIDATE answers more than the clock.
 fn read_ack(packed: &[u8]) -> Result<Written, L2Error> {
-    let (stamped, more) = packed.split_at_checked(24).ok_or_else(malformed_answer)?;
-    let mut more = more.as_chunks().0.iter().copied().map(u64::from_be_bytes);
+    let (ack, mut more) = write_ack(packed)?;
     let mut next = || more.next().unwrap_or_default();
     Ok(Written::Done(WriteAck {
-        stamp: stamp(stamped)?,
-        seq: next(),
         longest_staleness: Duration::from_millis(next()),
         generation: next(),
         members_age: Duration::from_millis(next()),
+        ..ack
     }))
 }
 
-/// Reads the answer of a change that is a stamp alone, and when the stamp was issued.
+/// Reads the answer of a change, and when it was made.
 fn read_ack_and_time(packed: &[u8]) -> Result<(Written, u64), L2Error> {
-    let stamp = stamp(packed)?;
-    Ok((Written::Done(stamp.into()), stamp.written_at))
+    let (ack, _) = write_ack(packed)?;
+    Ok((Written::Done(ack), ack.stamp.written_at))
 }
 
 impl Partition for RedisPartition {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use larder::l2::{
-    AcceptedValue, Fill, Kind, Lease, LeaseReply, LeaseRequest, Partition, Stamp, Ttls,
+    AcceptedValue, Fill, Kind, Lease, LeaseReply, LeaseRequest, Partition, Stamp, Ttls, WriteAck,
 };
 
 use super::bodies;
@@ -147,7 +147,7 @@ async fn fills_that_come_at_once_are_judged_each_for_itself(store: impl StoreUnd
         let is_rejected = ["late", "lost", "both"].contains(key);
         match filled {
             Fill::Rejected(None) => assert!(is_rejected, "{key}"),
-            Fill::Stored(stamp) => {
+            Fill::Stored(WriteAck { stamp, .. }) => {
                 assert!(!is_rejected && stamp.ver > before.ver, "{key}");
                 let bytes = get(&*partition, key).await.expect("it is stored");
                 assert_eq!(
@@ -173,7 +173,7 @@ async fn fills_that_come_at_once_are_judged_each_for_itself(store: impl StoreUnd
     assert_eq!(message.keys, ["told"]);
     // Each lease has ended, and what is stored has a version that was issued.
     let stored = fills.iter().filter_map(|filled| match filled {
-        Fill::Stored(stamp) => Some(stamp.ver),
+        Fill::Stored(ack) => Some(ack.stamp.ver),
         _ => None,
     });
     assert!(stored.max().unwrap() <= after.ver);
@@ -244,11 +244,14 @@ async fn a_fill_with_a_payload_is_published(store: impl StoreUnderTest) {
     let lease = granted(&*partition, "k").await;
     let value = sealed(b"v");
     let answer = partition.fill("k", lease, &value, Some(&payload)).await;
-    let Fill::Stored(stamp) = answer.unwrap() else {
+    let Fill::Stored(ack) = answer.unwrap() else {
         panic!("it is not stored");
     };
     let published = message(&mut *subscription).await;
-    assert_eq!((published.seq, published.ver), (clock.seq + 1, stamp.ver));
+    assert_eq!(
+        (published.seq, published.ver, published.nonce),
+        (clock.seq + 1, ack.stamp.ver, ack.nonce)
+    );
     assert_eq!((published.kind, published.keys.len()), (Kind::Insert, 1));
     // A fill that is rejected, and one without a payload, publish nothing.
     let answer = partition.fill("k", lease, &value, Some(&payload)).await;
@@ -316,7 +319,7 @@ async fn a_kept_value_comes_with_the_lease(store: impl StoreUnderTest) {
     assert_waits(&acquire_lease(&*partition, "k").await, LONG);
     let ttls = Ttls::new(LONG);
     let answer = partition.revalidate("k", lease, old.ver, ttls, &[]).await;
-    let Ok(Some(Fill::Stored(stamp))) = answer else {
+    let Ok(Some(Fill::Stored(WriteAck { stamp, .. }))) = answer else {
         panic!("it has expired, and is still there: {answer:?}");
     };
     let bytes = usable(&*partition, "k").await.expect("it is valid again");
@@ -603,7 +606,7 @@ async fn a_load_that_waits_is_notified_of_a_value_that_has_not_changed(store: im
             );
         }
         let again = partition.revalidate("k", lease, seen, Ttls::new(LONG), &[]);
-        let Some(Fill::Stored(stamp)) = again.await.unwrap() else {
+        let Some(Fill::Stored(WriteAck { stamp, .. })) = again.await.unwrap() else {
             panic!("it is the version that is there");
         };
         seen = stamp.ver;

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{AcceptedValue, Kind, LeaseReply, Message, NewLifetime, Ttls, Version};
+use larder::l2::{
+    AcceptedValue, Batch, Fill, Kind, LeaseReply, Message, NewLifetime, Step, Ttls, Version,
+    Written,
+};
 
 use super::bodies;
 use crate::StoreUnderTest;
@@ -15,6 +18,7 @@ bodies! { messages:
     every_change_is_received_as_it_was_sent
     a_fill_publishes_nothing
     each_change_takes_the_next_version
+    an_answer_names_the_clock
     all_subscriptions_receive_the_same
     numbers_have_no_holes
     a_heartbeat_of_a_quiet_partition_is_its_clock
@@ -22,6 +26,66 @@ bodies! { messages:
     a_full_queue_shows_as_a_hole
     each_clock_after_a_switch_has_the_switch
     a_late_switch_is_refused
+}
+
+/// As the step leaves it: instances compare it with the messages that they receive.
+async fn an_answer_names_the_clock(store: impl StoreUnderTest) {
+    let partition = &*store.partition();
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let clear = payload_of(Kind::Clear, &[]);
+    let values = [&value];
+    let batch = |keys: &'static [&'static str], payload| Batch {
+        keys,
+        values: &values[..keys.len()],
+        payload,
+        deadline: None,
+    };
+    let (k, none) = (&["k"][..], &[][..]);
+    let lease = async || match acquire_lease_for(partition, "k", LONG, AcceptedValue::NewLoad).await
+    {
+        LeaseReply::Granted(lease) => lease,
+        other => panic!("no lease, but {other:?}"),
+    };
+    for (step, batch) in [
+        (Some(Step::Insert), batch(k, &payload)),
+        (Some(Step::Expire), batch(k, &payload)),
+        (None, batch(none, &[])),
+        (None, batch(none, &payload)),
+        (Some(Step::InvalidateTags), batch(k, &payload)),
+        (Some(Step::INVALIDATE), batch(k, &payload)),
+        (Some(Step::InsertIf(Version::ABSENT)), batch(k, &payload)),
+        (Some(Step::EndLeases), batch(none, &[])),
+        (Some(Step::Clear), batch(none, &clear)),
+    ] {
+        let ack = if let Some(step) = &step {
+            match partition.write(step, batch).await.unwrap() {
+                Written::Done(ack) => ack,
+                other => panic!("{step:?}: {other:?}"),
+            }
+        } else {
+            let published = (!batch.payload.is_empty()).then_some(batch.payload);
+            match partition.fill("k", lease().await, &value, published).await {
+                Ok(Fill::Stored(ack)) => ack,
+                other => panic!("{other:?}"),
+            }
+        };
+        let clock = subscribe(partition).await.0;
+        assert_eq!(
+            (ack.stamp.epoch, ack.seq, ack.stamp.ver, ack.nonce),
+            (clock.epoch, clock.seq, clock.ver, clock.nonce),
+            "{step:?}"
+        );
+    }
+    let seen = insert(partition, "k", b"v").await.ver;
+    let again = partition.revalidate("k", lease().await, seen, Ttls::new(LONG), &[]);
+    let Ok(Some(Fill::Stored(ack))) = again.await else {
+        panic!("the value is there");
+    };
+    let clock = subscribe(partition).await.0;
+    assert_eq!(
+        (ack.seq, ack.stamp.ver, ack.nonce),
+        (clock.seq, clock.ver, clock.nonce)
+    );
 }
 
 /// And the next number of a message, if it is one that instances have to know.

@@ -47,7 +47,7 @@ async fn fill_tagged(
 async fn stored_tagged(partition: &dyn Partition, key: &str, tags: &[&str]) -> u64 {
     let lease = granted(partition, key).await;
     match fill_tagged(partition, key, lease, tags).await {
-        Fill::Stored(stamp) => stamp.ver,
+        Fill::Stored(ack) => ack.stamp.ver,
         other => panic!("{other:?}"),
     }
 }

@@ -47,7 +47,7 @@ async fn fill_typed(
 async fn load(partition: &dyn Partition, type_tag: u64, payload: &[u8]) -> Stamp {
     let lease = granted(partition, "k").await;
     match fill_typed(partition, type_tag, lease, payload).await {
-        Fill::Stored(stamp) => stamp,
+        Fill::Stored(ack) => ack.stamp,
         other => panic!("the fill was not stored: {other:?}"),
     }
 }
@@ -183,7 +183,7 @@ async fn load_again(partition: &dyn Partition) -> Version {
         panic!("no lease");
     };
     match fill_typed(partition, 1, lease, b"again").await {
-        Fill::Stored(stamp) => stamp.version(),
+        Fill::Stored(ack) => ack.stamp.version(),
         other => panic!("the fill was not stored: {other:?}"),
     }
 }
@@ -404,7 +404,7 @@ async fn each_value_counts_whatever_lies_in_front_of_it(store: impl StoreUnderTe
             let lease = granted(partition, key).await;
             let value = of_type(type_tag, b"v", LONG, tags);
             match partition.fill(key, lease, &value, None).await.unwrap() {
-                Fill::Stored(stamp) => versions.push(stamp.version()),
+                Fill::Stored(ack) => versions.push(ack.stamp.version()),
                 other => panic!("the fill was not stored: {other:?}"),
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use larder::l2::{
     AcceptedValue, Fill, Kind, LeaseReply, Lifetime, Partition, PartitionClock, ReadResult, Stamp,
-    Ttls,
+    Ttls, WriteAck,
 };
 
 use super::bodies;
@@ -264,7 +264,7 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl StoreUnderTest) {
         .revalidate("k", lease, first.ver, new, &[])
         .await
         .unwrap();
-    let Some(Fill::Stored(stamp)) = answer else {
+    let Some(Fill::Stored(WriteAck { stamp, .. })) = answer else {
         panic!("it is not stored, but {answer:?}");
     };
     assert!(stamp.ver > first.ver && stamp.epoch == first.epoch);

@@ -41,10 +41,18 @@ local function read_clock(clock_key)
   end
 end
 
+-- The numbers of the clock as this script has written them last.
+local clock_numbers
+
 local function set_clock(clock_key, epoch, seq, ver, nonce)
-  local numbers = struct.pack('>I8I8I8I8', epoch, seq, ver, nonce)
-  redis.call('HSET', clock_key, 'at', numbers)
-  return numbers
+  clock_numbers = struct.pack('>I8I8I8I8', epoch, seq, ver, nonce)
+  redis.call('HSET', clock_key, 'at', clock_numbers)
+end
+
+-- The answer of a step that has advanced the clock: the numbers, and the time. An instance compares them with the messages
+-- that it receives (rule 31).
+local function clock_answer()
+  return clock_numbers .. struct.pack('>I8', time())
 end
 
 -- As read_clock(), but a missing or damaged clock starts the epoch `new_epoch`. That is a random number from the caller:

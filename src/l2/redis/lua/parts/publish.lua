@@ -4,8 +4,8 @@
 local function publish(clock_key, log_key, channel, new_epoch, payload, ...)
   local epoch, seq, ver, previous = ensure_clock(clock_key, new_epoch)
   seq, ver = seq + 1, ver + 1
-  local numbers = set_clock(clock_key, epoch, seq, ver, new_epoch)
-  local message = 'LM\2' .. numbers .. struct.pack('>I8', previous) .. payload
+  set_clock(clock_key, epoch, seq, ver, new_epoch)
+  local message = 'LM\2' .. clock_numbers .. struct.pack('>I8', previous) .. payload
   if log_key then
     local id, now = string.format('%.0f-0', seq), string.format('%.0f', time())
     local added = redis.pcall('XADD', log_key, id, 'm', message, 'at', now, ...)
@@ -20,10 +20,5 @@ local function publish(clock_key, log_key, channel, new_epoch, payload, ...)
   end
   send(channel, message)
   return epoch, ver, seq
-end
-
--- The stamp of what this step has written, as it is answered.
-local function stamp_answer(epoch, ver)
-  return struct.pack('>I8I8I8', epoch, ver, time())
 end
 
