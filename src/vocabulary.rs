@@ -110,6 +110,21 @@ pub struct PartitionClock {
     pub is_off: bool,
 }
 
+/// What an instance that subscribes knows of the partition's history (rule 31: histories).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KnownHistory {
+    /// It has not subscribed before.
+    Unknown,
+    /// What it knows fits the clock that it found last.
+    Fits,
+    /// The data that it found in this epoch are of another history than the one which it knows.
+    Contradicted {
+        /// The epoch, which has to end.
+        epoch: u64,
+    },
+}
+
 /// The numbers of a [`PartitionClock`], as the answer to a write names them: as the write left them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClockNumbers {

@@ -69,7 +69,9 @@ pub(crate) mod store_types {
     #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
     pub use super::write_stream::{Append, Pending, Settled, StreamId, Waiting, WriteStream};
     pub use crate::key::Key;
-    pub use crate::vocabulary::{AcceptedValue, PartitionClock, PartitionNumber, Version};
+    pub use crate::vocabulary::{
+        AcceptedValue, KnownHistory, PartitionClock, PartitionNumber, Version,
+    };
     pub use crate::wire::envelope::{Lifetime, Stamp, Ttls};
     pub use crate::wire::message::{Kind, Message};
 }

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 #[cfg(feature = "write-behind")]
 use super::WriteStream;
 use super::{
-    Applied, Batch, EncodedValue, Fill, FleetBypass, L2Error, Lease, LeaseReply, LeaseRequest,
-    Member, MemberInfo, Members, Message, NewLifetime, Outages, PartitionClock, PartitionNumber,
-    Stamp, Step, StoredCounts, TagVersion, Touched, Ttls, Written,
+    Applied, Batch, EncodedValue, Fill, FleetBypass, KnownHistory, L2Error, Lease, LeaseReply,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, Outages, PartitionClock,
+    PartitionNumber, Stamp, Step, StoredCounts, TagVersion, Touched, Ttls, Written,
 };
 use crate::clock::Clock;
 use crate::key::Key;
@@ -223,13 +223,12 @@ pub trait Partition: Send + Sync + fmt::Debug {
     /// Before it reads the clock, or in the same step, it makes this instance a member that has applied nothing: only a
     /// heartbeat says how far it is.
     ///
-    /// If the clock has the epoch `ending_epoch`, it begins a new epoch and a new list of members, in the step in which it
-    /// reads the clock: the instance has found that the data are of another history than the one which it knows (rule 31:
-    /// histories).
+    /// If the clock has an epoch that the known history contradicts, it begins a new epoch and a new list of members, in the
+    /// step in which it reads the clock.
     fn subscribe(
         &self,
         me: MemberInfo,
-        ending_epoch: Option<u64>,
+        history: KnownHistory,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)>;
 
     /// Sets [`PartitionClock::is_off`], which each later clock of the partition has: all instances switch themselves off or

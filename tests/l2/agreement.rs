@@ -389,7 +389,7 @@ impl<S: Server> Side<S> {
         let partition = &*one.partition;
         match rng.u8(0..4) {
             // Without a heartbeat it notes nothing.
-            0 => drop(partition.subscribe(OTHER, None).await.unwrap()),
+            0 => drop(partition.subscribe(OTHER, NEWCOMER).await.unwrap()),
             1 => partition.leave(OTHER.id).await.unwrap(),
             2 => {
                 let members = partition.members(&[]).await.unwrap().list;
@@ -535,7 +535,7 @@ impl<S: Server> Side<S> {
         let done = [
             partition.expire(&["eu:a"], &message).await.is_ok(),
             partition.switch(true, None).await.is_ok(),
-            partition.subscribe(ME, None).await.is_ok(),
+            partition.subscribe(ME, NEWCOMER).await.is_ok(),
         ];
         assert_eq!(done, [is_refused; 3]);
     }

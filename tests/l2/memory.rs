@@ -179,7 +179,7 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
                 partition.replay(1).await.err(),
                 partition.members(&[]).await.err(),
                 partition.leave(ME.id).await.err(),
-                partition.subscribe(ME, None).await.err(),
+                partition.subscribe(ME, NEWCOMER).await.err(),
             ];
             for error in errors.into_iter().chain(many.into_iter().map(Result::err)) {
                 assert!(error.unwrap().is_unreachable());

@@ -564,12 +564,19 @@ fn a_server_that_hides_something() {
         is_well(&both).await;
         assert_eq!(lines.map(|line| log.count(line)), [1, 1]);
     });
-    watched(async |log| {
-        let server = RedisServer::start_without(&["master_replid"], &[]).await;
-        let both = [build(&server.url(), |b| b), build(&server.url(), |b| b)];
-        says(log, &both[0], "INCARNATION: its INFO has no master_replid").await;
-        row(&both, OFF).await;
-    });
+    let line = "the server does not let scripts call INFO, or its INFO has no master_replid";
+    for (hidden, renamed) in [
+        (&["master_replid"][..], &[][..]),
+        (&[], &["--rename-command", "INFO", "ABOUT"]),
+    ] {
+        watched(async |log| {
+            let server = RedisServer::start_without(hidden, renamed).await;
+            let both = in_good_order(&server.url(), |b| b.partitions(4)).await;
+            row(&both, ALL).await;
+            is_well(&both).await;
+            assert_eq!(log.count(line), 1);
+        });
+    }
 }
 
 /// The application has taken all that there are.

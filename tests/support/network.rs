@@ -12,10 +12,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    self, Applied, Batch, Bytes, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lease,
-    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime, OnConnect,
-    Partition, PartitionClock, PartitionName, ReadResult, Reply, Stamp, StoredCounts, Subscription,
-    TagVersion, Touched, Ttls, Written,
+    self, Applied, Batch, Bytes, EncodedValue, Event, Fill, FleetBypass, Key, KnownHistory, L2,
+    L2Error, Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLifetime,
+    OnConnect, Partition, PartitionClock, PartitionName, ReadResult, Reply, Stamp, StoredCounts,
+    Subscription, TagVersion, Touched, Ttls, Written,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -452,7 +452,10 @@ impl Wired {
     /// What a partition does before it uses a new connection.
     async fn connect(&self) -> Result<(), L2Error> {
         if self.network.wires.reconnect.swap(false, SeqCst) {
-            let (clock, _) = self.partition.subscribe(OBSERVER, None).await?;
+            let (clock, _) = self
+                .partition
+                .subscribe(OBSERVER, KnownHistory::Fits)
+                .await?;
             (self.on_connect)(&clock);
         }
         Ok(())
@@ -664,13 +667,13 @@ impl Partition for Wired {
     fn subscribe(
         &self,
         me: MemberInfo,
-        ending_epoch: Option<u64>,
+        history: KnownHistory,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         async move {
             let (mut clock, inner) = self
                 .network
                 .carry(Step::Subscribe, async move {
-                    self.partition.subscribe(me, ending_epoch).await
+                    self.partition.subscribe(me, history).await
                 })
                 .await?;
             if self.network.wires.exhaust.swap(false, SeqCst) {

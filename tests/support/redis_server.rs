@@ -198,7 +198,13 @@ impl RedisServer {
     /// The id of the process that answers on the port.
     async fn process_id(&self) -> RedisResult<Option<u32>> {
         let mut connection = self.connect().await?;
-        let info: String = cmd("INFO")
+        let renamed = self.extra.windows(3).find_map(|options| match options {
+            [option, command, name] if option == "--rename-command" && command == "INFO" => {
+                Some(&**name)
+            }
+            _ => None,
+        });
+        let info: String = cmd(renamed.unwrap_or("INFO"))
             .arg("server")
             .query_async(&mut connection)
             .await?;

@@ -203,6 +203,10 @@ impl Report {
                 self.note("INFO hides the eviction policy", todo);
             }
         }
+        if partitions.iter().any(|partition| partition.is_unnamed) {
+            let todo = "old values may be answered for a few seconds after a restart or a failover";
+            self.note("INFO hides master_replid", todo);
+        }
         if partitions.iter().any(|partition| partition.hides_process) {
             let todo = "planned failovers of a cluster empty L2, as other failovers do";
             self.note("INFO hides run_id", todo);

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 
 use super::answers::Answers;
 use crate::ablation::{Rule, without};
-use crate::l2::{Applied, ClockNumbers, HEARTBEATS, Kind, MemberInfo, Message, PartitionClock};
+use crate::l2::{
+    Applied, ClockNumbers, HEARTBEATS, Kind, KnownHistory, MemberInfo, Message, PartitionClock,
+};
 
 /// A heartbeat out of turn is sent no sooner than this after the last one.
 const MIN_EXTRA_HEARTBEAT_GAP: Duration = Duration::from_millis(50);
@@ -51,7 +53,7 @@ pub(super) struct Progress {
     /// The epochs that this instance has left: a partition that has one of them again was put back.
     former_epochs: ArrayVec<u64, MAX_FORMER_EPOCHS>,
     /// The epoch in which the partition was found with another history than the one that is known: it has to end.
-    pub(super) ending_epoch: Option<u64>,
+    ending_epoch: Option<u64>,
 }
 
 /// The state of one subscription. What its methods answer is done before anything else is received.
@@ -175,6 +177,15 @@ impl Session {
     /// reached it.
     pub(super) fn last_applied(&self) -> Option<u64> {
         self.progress.applied.map(|last| last.seq)
+    }
+
+    /// What it knows when it subscribes.
+    pub(super) fn known_history(&self) -> KnownHistory {
+        match self.progress.ending_epoch {
+            Some(epoch) => KnownHistory::Contradicted { epoch },
+            None if self.progress.confirmed.is_none() => KnownHistory::Unknown,
+            None => KnownHistory::Fits,
+        }
     }
 
     /// When the next heartbeat is due.

@@ -102,10 +102,8 @@ impl<'a> SubscriptionRun<'a> {
         let ctx = self.ctx;
         let question = self.begin_question();
         self.shared.may_be_joining.send_replace(true);
-        let Session {
-            me, ref progress, ..
-        } = self.session;
-        let subscribed = ctx.partition.subscribe(me, progress.ending_epoch).await;
+        let (me, history) = (self.session.me, self.session.known_history());
+        let subscribed = ctx.partition.subscribe(me, history).await;
         self.shared.may_be_joining.send_replace(false);
         let (partition, mut subscription) = ctx.breaker.observe(subscribed)?;
         if let Some(channels) = self.channels.cloned()

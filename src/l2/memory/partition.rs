@@ -14,10 +14,10 @@ use super::{Listening, MemoryL2, name_of};
 use crate::clock::{Clock, millis};
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    AcceptedValue, Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, L2, L2Error, Lease,
-    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLifetime, Noted,
-    OnConnect, OnHeard, Partition, PartitionClock, PartitionName, ReadResult, Reply, Stamp, Step,
-    StoredCounts, Subscription, TagVersion, Touched, Ttls, Written, random,
+    AcceptedValue, Applied, Batch, EncodedValue, Event, Fill, FleetBypass, Key, KnownHistory, L2,
+    L2Error, Lease, LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message,
+    NewLifetime, Noted, OnConnect, OnHeard, Partition, PartitionClock, PartitionName, ReadResult,
+    Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
@@ -429,10 +429,10 @@ impl Partition for MemoryPartition {
     fn subscribe(
         &self,
         me: MemberInfo,
-        ending_epoch: Option<u64>,
+        history: KnownHistory,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         let subscribe = |state: &mut PartitionState| {
-            let (list_age, messages) = state.subscribe(me, ending_epoch);
+            let (list_age, messages) = state.subscribe(me, history);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),
                 name: self.name.clone(),

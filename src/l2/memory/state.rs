@@ -14,9 +14,9 @@ use super::tags::Tags;
 #[cfg(feature = "write-behind")]
 use super::writes::WaitingWrites;
 use crate::l2::{
-    AcceptedValue, Applied, Batch, EncodedValue, Event, Key, Kind, LOG_ENTRIES, Lease, Lifetime,
-    ListAge, Member, MemberInfo, Members, Message, PartitionClock, Stamp, Step, Version, WriteAck,
-    Written, random,
+    AcceptedValue, Applied, Batch, EncodedValue, Event, Key, Kind, KnownHistory, LOG_ENTRIES,
+    Lease, Lifetime, ListAge, Member, MemberInfo, Members, Message, PartitionClock, Stamp, Step,
+    Version, WriteAck, Written, random,
 };
 use crate::options::LONGEST;
 use crate::wire::envelope::{self, MAX_VALUES, restamped};
@@ -479,14 +479,14 @@ impl PartitionState {
     pub(super) fn subscribe(
         &mut self,
         me: MemberInfo,
-        ending_epoch: Option<u64>,
+        history: KnownHistory,
     ) -> (ListAge, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Before the clock is read: a change between the two would be missed (rule 7: catch up before L1 is used). Here
         // one step does both.
         self.subscribers.push(queue);
         self.meet();
-        if ending_epoch == Some(self.clock.epoch) {
+        if matches!(history, KnownHistory::Contradicted { epoch } if epoch == self.clock.epoch) {
             self.begin_epoch(Duration::ZERO);
         }
         let age = ListAge::new(self.age);

@@ -138,9 +138,6 @@ fn advice(code: &str, text: &str) -> String {
         "BUSY" => "a script of another program keeps it busy; SCRIPT KILL may end that",
         "MISCONF" => "it takes no writes, as it could not save its data; its log says why",
         "READONLY" | "MASTERDOWN" => "it is a replica; the URL must lead to the primary",
-        "INCARNATION" => {
-            "its INFO has no master_replid, without which a restart or a failover could go unnoticed: use another server"
-        }
         "UNSETTLED" => {
             "it loses the number of partitions that it is told: another program deletes the keys of the cache, or nodes fail over"
         }

@@ -69,8 +69,9 @@ pub(super) type PartitionChecks = PerRuntime<SharedWork<(String, u16), RedisResu
 /// partitions.
 #[derive(Default)]
 pub(crate) struct MissingFeatures {
-    pub(super) no_names: LoggedOnce,
-    pub(super) no_process: LoggedOnce,
+    pub(super) names: LoggedOnce,
+    pub(super) process: LoggedOnce,
+    pub(super) incarnation: LoggedOnce,
 }
 
 /// The parts of one argument, which are written into a command one after the other.

@@ -3,7 +3,7 @@
 use larder::l2::deadpool_redis::redis::AsyncCommands;
 use larder::l2::deadpool_redis::redis::aio::MultiplexedConnection;
 
-use crate::fleet::{Fleet, Source, Texts, pair};
+use crate::fleet::{Fleet, Source, Texts, pair, received, without_heartbeats};
 use crate::support::eventually::eventually;
 
 const CLOCK: &str = "{test:text.0}!clock";
@@ -29,6 +29,14 @@ impl Copy {
     }
 }
 
+async fn another_epoch(redis: &MultiplexedConnection, former: &[u8]) {
+    eventually("another epoch has begun", async || {
+        let clock: Vec<u8> = redis.clone().hget(CLOCK, "at").await.unwrap();
+        clock[..8] != former[..8]
+    })
+    .await;
+}
+
 /// `lose` is what the first instance does, of which the store knows nothing after that; `go_on` is what comes then, before
 /// the instances ask for a proof.
 async fn is_found(lose: impl AsyncFn(&Texts), go_on: impl AsyncFn(&Texts)) {
@@ -49,11 +57,7 @@ async fn is_found(lose: impl AsyncFn(&Texts), go_on: impl AsyncFn(&Texts)) {
     go_on(&b).await;
     wire.cut();
     other_wire.cut();
-    eventually("another epoch has begun", async || {
-        let clock: Vec<u8> = redis.clone().hget(CLOCK, "at").await.unwrap();
-        clock[..8] != copy.clock[..8]
-    })
-    .await;
+    another_epoch(&redis, &copy.clock).await;
     source.set("new");
     for cache in [&a, &b] {
         eventually("it is gone again", || async {
@@ -103,6 +107,53 @@ async fn an_epoch_that_was_left_is_found() {
         for key in ["another", "a third one"] {
             b.invalidate(key).await.unwrap();
         }
+    })
+    .await;
+}
+
+/// It has no message, and the invalidation of its key gets its version.
+#[tokio::test]
+async fn a_fill_that_is_lost_is_found_by_its_answer() {
+    let mut fleet = Fleet::redis().await;
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    let mut redis = fleet.server().connection().await;
+    b.invalidate("another").await.unwrap();
+    received(&a, 1).await;
+    let clock: Vec<u8> = redis.hget(CLOCK, "at").await.unwrap();
+    let source = Source::new("old");
+    source.through(&a, "k").await.unwrap();
+    let () = redis.hset(CLOCK, "at", &clock).await.unwrap();
+    let () = redis.del(VALUE).await.unwrap();
+    source.set("new");
+    for key in ["k", "another"] {
+        b.invalidate(key).await.unwrap();
+    }
+    wire.cut();
+    another_epoch(&redis, &clock).await;
+    eventually("it is gone", || async {
+        **source.through(&a, "k").await.unwrap() == *"new"
+    })
+    .await;
+}
+
+/// No message of it has come, and the epoch of before goes on.
+#[tokio::test]
+async fn a_clear_that_is_lost_is_found_by_its_answer() {
+    let mut fleet = Fleet::redis().await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let mut redis = fleet.server().connection().await;
+    let source = Source::new("old");
+    source.through(&a, "k").await.unwrap();
+    let copy = Copy::take(&mut redis).await;
+    wire.silence(true);
+    a.clear().await.unwrap();
+    copy.put_back(&mut redis).await;
+    source.set("new");
+    wire.cut();
+    wire.silence(false);
+    another_epoch(&redis, &copy.clock).await;
+    eventually("it is gone again", || async {
+        **source.through(&a, "k").await.unwrap() == *"new"
     })
     .await;
 }

@@ -4,7 +4,7 @@ use std::slice;
 use std::time::Duration;
 
 use larder::l2::deadpool_redis::redis::cmd;
-use larder::l2::{Applied, L2, MemberInfo, Partition, PartitionClock, Subscription};
+use larder::l2::{Applied, KnownHistory, L2, MemberInfo, Partition, PartitionClock, Subscription};
 use larder::{Cache, Token, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -280,7 +280,12 @@ async fn an_instance_that_crashed_is_forgotten() {
         id: 77,
         max_staleness: BRIEF,
     };
-    drop(partition.subscribe(crashed, None).await.unwrap());
+    drop(
+        partition
+            .subscribe(crashed, KnownHistory::Fits)
+            .await
+            .unwrap(),
+    );
     let who = sweeper(wires).await;
     assert_eq!(sweeper(wires).await, who);
     assert_eq!(
@@ -316,7 +321,7 @@ async fn a_wait_for_many_instances_reads_little() {
     for id in 1..=MANY {
         let max_staleness = MINUTE;
         let me = MemberInfo { id, max_staleness };
-        others.push(partition.subscribe(me, None).await.unwrap());
+        others.push(partition.subscribe(me, KnownHistory::Fits).await.unwrap());
     }
     let waiting = wait(&a, "k");
     let apply = |others: &mut [(PartitionClock, Box<dyn Subscription>)]| {
@@ -338,7 +343,10 @@ async fn a_wait_for_many_instances_reads_little() {
     // One that has joined meanwhile is waited for, too.
     let (id, max_staleness) = (MANY + 1, MINUTE);
     let newcomer = MemberInfo { id, max_staleness };
-    let mut newcomer = partition.subscribe(newcomer, None).await.unwrap();
+    let mut newcomer = partition
+        .subscribe(newcomer, KnownHistory::Fits)
+        .await
+        .unwrap();
     apply(slice::from_mut(last));
     still_waits(&waiting, &asks).await;
     apply(slice::from_mut(&mut newcomer));

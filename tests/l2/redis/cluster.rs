@@ -46,7 +46,7 @@ pub(super) async fn resubscribe(
     let mut subscribed = None;
     while subscribed.is_none() {
         reach(partition).await;
-        subscribed = partition.subscribe(RELIES_FOR_LONG, None).await.ok();
+        subscribed = partition.subscribe(RELIES_FOR_LONG, NEWCOMER).await.ok();
     }
     subscribed.unwrap()
 }
@@ -106,7 +106,8 @@ async fn a_planned_failover_keeps_the_epoch() {
     let (listener, writer) = (partition(&l2(&cluster)), partition(&l2(&cluster)));
     let (slot, _) = place(&cluster).await;
     for (is_subscription_first, led) in [(true, "a"), (false, "b")] {
-        let (before, mut subscription) = listener.subscribe(RELIES_FOR_LONG, None).await.unwrap();
+        let (before, mut subscription) =
+            listener.subscribe(RELIES_FOR_LONG, NEWCOMER).await.unwrap();
         let members = writer.members(&[]).await.unwrap();
         insert(&*writer, "k", b"v").await;
         let lease = granted(&*writer, led).await;
@@ -120,7 +121,7 @@ async fn a_planned_failover_keeps_the_epoch() {
         }
         subscription.heartbeat(NOTHING);
         end(&mut *subscription).await;
-        let subscribed = listener.subscribe(RELIES_FOR_LONG, None).await;
+        let subscribed = listener.subscribe(RELIES_FOR_LONG, NEWCOMER).await;
         let (after, _subscription) = subscribed.expect("it is the first request");
         assert_eq!((after.epoch, after.seq), (before.epoch, before.seq + 1));
         let missed = listener.replay(after.seq).await.unwrap();
@@ -271,7 +272,10 @@ async fn an_old_primary_is_not_believed() {
     let l2 = l2(&cluster);
     let partition = partition(&l2);
     let (slot, owner) = place(&cluster).await;
-    let (before, mut subscription) = partition.subscribe(RELIES_FOR_LONG, None).await.unwrap();
+    let (before, mut subscription) = partition
+        .subscribe(RELIES_FOR_LONG, NEWCOMER)
+        .await
+        .unwrap();
     insert(&*partition, "k", b"old").await;
     answer(&mut *subscription).await.unwrap();
     cluster.isolate(owner).await;
@@ -295,7 +299,10 @@ async fn a_partition_is_off_while_its_slot_moves() {
     let l2 = l2(&cluster);
     let partition = partition(&l2);
     let (slot, owner) = place(&cluster).await;
-    let (_, mut subscription) = partition.subscribe(RELIES_FOR_LONG, None).await.unwrap();
+    let (_, mut subscription) = partition
+        .subscribe(RELIES_FOR_LONG, NEWCOMER)
+        .await
+        .unwrap();
     insert(&*partition, "k", b"old").await;
     let moving = cluster.begin_move(slot, (owner + 1) % 3).await;
     cluster.move_keys(moving).await;
@@ -306,7 +313,12 @@ async fn a_partition_is_off_while_its_slot_moves() {
     assert!(shown(&refused).contains("is moving"), "{}", shown(&refused));
     subscription.heartbeat(NOTHING);
     end(&mut *subscription).await;
-    assert!(partition.subscribe(RELIES_FOR_LONG, None).await.is_err());
+    assert!(
+        partition
+            .subscribe(RELIES_FOR_LONG, NEWCOMER)
+            .await
+            .is_err()
+    );
     assert!(partition.get("k").await.is_err());
 
     cluster.finish_move(moving).await;
@@ -327,7 +339,10 @@ async fn a_primary_that_is_away_costs_the_partitions_of_others_nothing() {
     let l2 = l2(&cluster);
     let partition = partition(&l2);
     let (_, owner) = place(&cluster).await;
-    let (_, mut subscription) = partition.subscribe(RELIES_FOR_LONG, None).await.unwrap();
+    let (_, mut subscription) = partition
+        .subscribe(RELIES_FOR_LONG, NEWCOMER)
+        .await
+        .unwrap();
     cluster.pause((owner + 1) % 3);
     answer(&mut *subscription).await.unwrap();
     insert(&*partition, "k", b"v").await;
@@ -355,7 +370,10 @@ async fn one_node_leads_to_the_others() {
     let gone = "redis://127.0.0.1:1".to_owned();
     let l2 = home::cluster(vec![gone, cluster.urls().swap_remove(seed)]);
     let partition = partition(&l2);
-    let (_, mut subscription) = partition.subscribe(RELIES_FOR_LONG, None).await.unwrap();
+    let (_, mut subscription) = partition
+        .subscribe(RELIES_FOR_LONG, NEWCOMER)
+        .await
+        .unwrap();
     insert(&*partition, "k", b"v").await;
     answer(&mut *subscription).await.unwrap();
     cluster.kill(seed);

@@ -34,7 +34,7 @@ pub(super) async fn received(raw: &mut MultiplexedConnection) -> u64 {
 async fn an_idle_instance_sends_little() {
     let store = Redis::start().await;
     let (partition, mut raw) = (store.partition(), store.server.connection().await);
-    let (_, mut subscription) = partition.subscribe(PATIENT, None).await.unwrap();
+    let (_, mut subscription) = partition.subscribe(PATIENT, NEWCOMER).await.unwrap();
     // The first one loads the scripts, and notes that there is nothing.
     answer_to(NOTHING, &mut *subscription).await.unwrap();
     let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;

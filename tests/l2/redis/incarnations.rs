@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 #[cfg(feature = "write-behind")]
 use larder::l2::{Append, Partition, Waiting, Written};
-use larder::l2::{Event, Fill, Kind, NewLifetime, Step, Ttls, Version};
+use larder::l2::{Event, Fill, Kind, KnownHistory, MemberInfo, NewLifetime, Step, Ttls, Version};
 use larder_store_tests::steps::Steps;
 
-use super::{end, own_key, partition, run, shown, value_key, watched_partition};
+use super::{end, own_key, partition, run, value_key, watched_partition};
 use crate::store::*;
 use crate::support::eventually::eventually;
 use crate::support::home;
@@ -340,14 +341,63 @@ async fn a_server_that_hides_its_process_is_known_by_its_history() {
 
 /// Its process alone would not do: it may have been a replica meanwhile.
 #[tokio::test]
-async fn a_server_that_hides_its_history_is_not_used() {
+async fn a_server_that_hides_its_history_is_asked_to_write() {
     let server = RedisServer::start_without(&["master_replid"], &[]).await;
     let partition = partition(&home::open(server.url()));
-    let error = shown(&partition.get("k").await.unwrap_err());
-    assert!(
-        error.contains("INCARNATION: its INFO has no master_replid"),
-        "{error}"
-    );
+    let stamp = insert(&*partition, "k", b"v").await;
+    let (clock, mut subscription) = subscribe(&*partition).await;
+    // Nobody lived before: see below.
+    assert_ne!(clock.epoch, stamp.epoch);
+    assert_eq!(heartbeat(&mut *subscription).await.1.epoch, clock.epoch);
+    // Each heartbeat writes, and so a replica answers none.
+    let mut raw = server.connection().await;
+    let _: i64 = run(&mut raw, &["HDEL", &own_key("clock"), "beat"]).await;
+    heartbeat(&mut *subscription).await;
+    let beat: Option<u64> = run(&mut raw, &["HGET", &own_key("clock"), "beat"]).await;
+    assert!(beat.is_some());
+    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    subscription.heartbeat(NOTHING);
+    end(&mut *subscription).await;
+}
+
+/// Rule 32: nobody remembers what the server may have lost.
+#[tokio::test]
+async fn whoever_finds_no_live_member_starts_an_epoch_on_a_server_that_hides_its_history() {
+    let brief = MemberInfo {
+        id: 7,
+        max_staleness: Duration::from_millis(200),
+    };
+    let server = RedisServer::start_without(&["master_replid"], &[]).await;
+    let (l2, mut raw) = (home::open(server.url()), server.connection().await);
+    let partition = partition(&l2);
+    let epoch_found = async |me, history| {
+        let subscribed = partition.subscribe(me, history).await;
+        subscribed.unwrap().0.epoch
+    };
+    let first = epoch_found(brief, NEWCOMER).await;
+    // That one lives.
+    assert_eq!(epoch_found(brief, NEWCOMER).await, first);
+    let clock = own_key("clock");
+    let set_beat = async |raw: &mut MultiplexedConnection, beat: &str| {
+        let _: i64 = run(raw, &["HSET", &clock, "beat", beat]).await;
+    };
+    // A time that has passed, no time, and a time that the server's clock was set back from.
+    for beat in ["1", "x", "99999999999999"] {
+        set_beat(&mut raw, beat).await;
+        let before = epoch_found(brief, KnownHistory::Fits).await;
+        set_beat(&mut raw, beat).await;
+        let generation = partition.members(&[]).await.unwrap().generation;
+        assert_ne!(epoch_found(brief, NEWCOMER).await, before, "{beat}");
+        let renewed = partition.members(&[]).await.unwrap().generation;
+        assert_ne!(renewed, generation, "{beat}");
+    }
+    // The longest of all that live counts.
+    let (second, mut subscription) = partition.subscribe(PATIENT, NEWCOMER).await.unwrap();
+    let beat: u64 = run(&mut raw, &["HGET", &clock, "beat"]).await;
+    assert_eq!(epoch_found(brief, NEWCOMER).await, second.epoch);
+    heartbeat(&mut *subscription).await;
+    let later: u64 = run(&mut raw, &["HGET", &clock, "beat"]).await;
+    assert!(later >= beat);
 }
 
 #[tokio::test]

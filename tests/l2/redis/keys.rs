@@ -812,7 +812,7 @@ async fn a_namespace_of_more_partitions_is_refused() {
     let (partition, met) = watched_partition(&store.l2, LIMIT);
     let error = partition.get("k").await.expect_err("it is refused");
     assert!(error.is_refused(), "{error:?}");
-    let refused = partition.subscribe(ME, None).await.map(|_| ());
+    let refused = partition.subscribe(ME, NEWCOMER).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
     assert_eq!(met.all(), [], "a connection was used");
     // Another namespace on the same server is not touched by that.

@@ -123,7 +123,7 @@ async fn a_provider_that_fails_is_named() {
         let of_request = partition.get("k").await.unwrap_err();
         for error in [
             of_request,
-            partition.subscribe(ME, None).await.err().unwrap(),
+            partition.subscribe(ME, NEWCOMER).await.err().unwrap(),
         ] {
             let said = format!("{:?}: {}", error, error.source().unwrap());
             assert!(said.contains(what) && !said.contains(SECOND), "{said}");
@@ -156,7 +156,7 @@ async fn a_user_without_a_password_logs_in() {
     assert!(partition.get("k").await.unwrap_err().is_refused());
     assert!(
         partition
-            .subscribe(ME, None)
+            .subscribe(ME, NEWCOMER)
             .await
             .err()
             .unwrap()
@@ -187,7 +187,7 @@ async fn a_password_is_the_same_for_all_connections() {
         let ways = [
             partition.get("k").await.err(),
             partition.connected().await.err(),
-            partition.subscribe(ME, None).await.err(),
+            partition.subscribe(ME, NEWCOMER).await.err(),
         ];
         for error in &ways {
             let accepted = error.is_none();

@@ -76,7 +76,7 @@ async fn an_instance_that_cannot_be_noted_gets_no_answer() {
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-hset"]).await;
     let refused = answer(&mut *subscription).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
-    let refused = partition.subscribe(ME, None).await.map(|_| ());
+    let refused = partition.subscribe(ME, NEWCOMER).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
 
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+hset"]).await;
@@ -162,7 +162,7 @@ async fn the_loss_is_found(finder: Option<&[u64]>) {
     let (partition, mut raw) = (store.partition(), store.server.connection().await);
     for (loss, left) in LOSSES {
         let (_, mut subscription) = subscribe(&*partition).await;
-        let (_, mut other) = partition.subscribe(OTHER, None).await.unwrap();
+        let (_, mut other) = partition.subscribe(OTHER, NEWCOMER).await.unwrap();
         let _: i64 = run(&mut raw, &["HSET", &own_key("live"), "list", "1:1000000"]).await;
         let (_, mut listener_of_old) = subscribe(&*partition).await;
         answer(&mut *listener_of_old).await.unwrap();

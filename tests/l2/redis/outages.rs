@@ -75,7 +75,7 @@ async fn works_again(partition: &dyn Partition) {
     eventually("every step works", async || {
         let answers = every_step(partition).await;
         answers.iter().all(|(_, answer)| answer.is_ok())
-            && partition.subscribe(ME, None).await.is_ok()
+            && partition.subscribe(ME, NEWCOMER).await.is_ok()
     })
     .await;
 }
@@ -185,7 +185,7 @@ async fn steps_of_a_paused_server_time_out() {
             assert!(error.is_timeout(), "{step} in round {round}: {error:?}");
         }
     }
-    let refused = timeout(LIMIT, partition.subscribe(ME, None))
+    let refused = timeout(LIMIT, partition.subscribe(ME, NEWCOMER))
         .await
         .expect("it has an end");
     assert!(refused.is_err_and(|error| error.is_timeout()));
@@ -280,7 +280,7 @@ async fn steps_of_a_killed_server_fail_fast() {
             for (step, answer) in every_step(&*partition).await {
                 assert!(answer.is_err(), "{step} was answered without a server");
             }
-            assert!(partition.subscribe(ME, None).await.is_err());
+            assert!(partition.subscribe(ME, NEWCOMER).await.is_err());
         }
     };
     // Each alone has as long as that.
@@ -389,7 +389,7 @@ async fn a_subscription_without_its_permission_ends() {
     // Without the permission for the channel, the server closes the connections of its subscribers.
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "resetchannels"]).await;
     ends(&mut *subscription).await;
-    assert!(store.partition().subscribe(ME, None).await.is_err());
+    assert!(store.partition().subscribe(ME, NEWCOMER).await.is_err());
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "allchannels"]).await;
     let (_, mut subscription) = subscribe(&*store.partition()).await;
     heartbeat(&mut *subscription).await;

@@ -50,7 +50,7 @@ async fn a_promoted_replica_starts_a_new_epoch() {
     // As long as it is a replica it is not used at all, not even to read.
     let (partition, met) = watched_partition(&replica.l2, Duration::from_secs(2));
     assert!(partition.get("k").await.is_err());
-    assert!(partition.subscribe(ME, None).await.is_err());
+    assert!(partition.subscribe(ME, NEWCOMER).await.is_err());
     assert_eq!(met.all(), []);
 
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;

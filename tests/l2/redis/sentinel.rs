@@ -287,7 +287,7 @@ async fn a_connection_is_not_read_from_for_longer_than_values_are_believed() {
         id: 5,
         max_staleness: Duration::from_millis(300),
     };
-    let (_, _subscription) = partition.subscribe(me, None).await.unwrap();
+    let (_, _subscription) = partition.subscribe(me, NEWCOMER).await.unwrap();
     insert(&*partition, "k", b"v").await;
     for sentinel in &mut fleet.sentinels {
         sentinel.kill();
@@ -350,7 +350,10 @@ async fn behind(
 ) -> (Arc<dyn Partition>, PartitionClock, Box<dyn Subscription>) {
     fleet.without_news().await;
     let partition = partition(l2);
-    let (clock, mut subscription) = partition.subscribe(RELIES_FOR_LONG, None).await.unwrap();
+    let (clock, mut subscription) = partition
+        .subscribe(RELIES_FOR_LONG, NEWCOMER)
+        .await
+        .unwrap();
     insert(&*partition, "k", b"old").await;
     answer(&mut *subscription).await.unwrap();
     fleet.primary.pause();
@@ -387,7 +390,7 @@ async fn a_partition_that_joins_an_old_primary_is_told() {
     let (_partition, before, mut subscription) = behind(&mut fleet, &l2).await;
     let joining = partition_of(&l2, NAMESPACE);
     let error = joining
-        .subscribe(RELIES_FOR_LONG, None)
+        .subscribe(RELIES_FOR_LONG, NEWCOMER)
         .await
         .map(drop)
         .unwrap_err();

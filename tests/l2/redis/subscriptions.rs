@@ -24,7 +24,7 @@ type Boxed = Box<dyn Subscription>;
 
 async fn subscribed(partition: &dyn Partition, id: u64) -> Boxed {
     let me = MemberInfo { id, ..ME };
-    partition.subscribe(me, None).await.unwrap().1
+    partition.subscribe(me, NEWCOMER).await.unwrap().1
 }
 
 /// Partitions of namespaces of their own, and their subscriptions, which were made at once.
@@ -272,11 +272,11 @@ async fn a_fleet_that_was_cut_off_subscribes_again_one_after_the_other() {
     let subscribe = async || {
         let began = Instant::now();
         let each = fleet.iter().map(async |partition| {
-            let mut subscription = partition.subscribe(ME, None).await;
+            let mut subscription = partition.subscribe(ME, NEWCOMER).await;
             // On a busy machine it may not be there in time.
             for _ in 0..5 {
                 if subscription.is_err() {
-                    subscription = partition.subscribe(ME, None).await;
+                    subscription = partition.subscribe(ME, NEWCOMER).await;
                 }
             }
             (began.elapsed(), subscription.unwrap().1)

@@ -42,7 +42,7 @@ async fn works(l2: &RedisL2) {
 async fn refused(server: impl Into<Server>, what: &str) {
     let partition = partition_of(&RedisL2::open(server).unwrap(), NAMESPACE);
     let got = partition.get("k").await.map(drop);
-    let subscribed = partition.subscribe(ME, None).await.map(drop);
+    let subscribed = partition.subscribe(ME, NEWCOMER).await.map(drop);
     for error in [got.unwrap_err(), subscribed.unwrap_err()] {
         assert!(error.to_string().contains(what), "{error:?}");
         assert!(error.is_unreachable(), "{error:?}");

@@ -101,7 +101,7 @@ async fn refusals(url: &str) -> [L2Error; 3] {
         partition.get("k").await.expect_err("no access, no value"),
         partition.clear(&[]).await.expect_err("no access, no clear"),
         partition
-            .subscribe(ME, None)
+            .subscribe(ME, NEWCOMER)
             .await
             .map(|_| ())
             .expect_err("no access"),

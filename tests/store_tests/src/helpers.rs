@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    AcceptedValue, Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lease, LeaseReply,
-    LeaseRequest, Lifetime, MemberInfo, Message, Partition, PartitionClock, PartitionName, Stamp,
-    Subscription, TagVersion, Ttls,
+    AcceptedValue, Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, KnownHistory, L2, Lease,
+    LeaseReply, LeaseRequest, Lifetime, MemberInfo, Message, Partition, PartitionClock,
+    PartitionName, Stamp, Subscription, TagVersion, Ttls,
 };
 #[cfg(feature = "write-behind")]
 use larder::l2::{Settled, Waiting, WriteStream};
@@ -19,6 +19,8 @@ use tokio::time::timeout;
 use twox_hash::XxHash3_64;
 
 pub const NAMESPACE: &str = "test:values";
+/// What an instance knows that has not subscribed before.
+pub const NEWCOMER: KnownHistory = KnownHistory::Unknown;
 /// The instance that subscribes.
 pub const ME: MemberInfo = MemberInfo {
     id: 5,
@@ -298,7 +300,7 @@ pub async fn filled(partition: &dyn Partition, key: &str, lease: Lease, payload:
 
 pub async fn subscribe(partition: &dyn Partition) -> (PartitionClock, Box<dyn Subscription>) {
     partition
-        .subscribe(ME, None)
+        .subscribe(ME, NEWCOMER)
         .await
         .expect("the partition can be listened to")
 }

@@ -72,9 +72,15 @@ impl ConnectionFactory {
         server.primary.is_believed(term, self.names.slot, within)
     }
 
-    /// Warns, once for all partitions, if the server hides its process.
-    fn check_process(&self, found: &Identity) {
-        if found.hides_process() && self.names.missing_features.no_process.is_first() {
+    /// Warns, once for all partitions, if the server hides what shows that it has restarted or was replaced.
+    fn check_incarnation(&self, found: &Identity) {
+        if found.is_unnamed() && self.names.missing_features.incarnation.is_first() {
+            warn!(
+                namespace = self.names.namespace,
+                "the server does not let scripts call INFO, or its INFO has no master_replid, so a restart or a failover is found by the data, a few seconds later"
+            );
+        }
+        if found.hides_process() && self.names.missing_features.process.is_first() {
             warn!(
                 namespace = self.names.namespace,
                 "INFO of the server has no run_id, so each failover empties L2, also one that has lost nothing"
@@ -161,7 +167,7 @@ pub(super) async fn connect(
         joined = join_server(&factory, purpose, deadline).await;
     }
     let (live, found) = joined.map_err(Failure::into_error)?;
-    factory.check_process(&found);
+    factory.check_incarnation(&found);
     factory.check_policy(&found);
     if first_is_there.is_some_and(|is_there| !is_there()) {
         // The pool may have given this one its last connection, which the first had lost.

@@ -15,14 +15,13 @@ use crate::l2::redis::names::{CLOCK, MEMBERS, Names};
 use crate::l2::redis::primary::Primary;
 use crate::l2::redis::script_call::{ScriptCall, clock};
 use crate::l2::redis::scripts;
-use crate::l2::{Member, PartitionClock, random};
+use crate::l2::{KnownHistory, Member, PartitionClock, random};
 
 /// A subscriber, which adds itself to the members.
 #[derive(Clone, Copy)]
 pub(crate) struct Joining {
     pub(crate) member: Member,
-    /// The epoch whose history is not the one that this instance knows: another begins (rule 31: histories).
-    pub(crate) ending_epoch: Option<u64>,
+    pub(crate) history: KnownHistory,
 }
 
 /// The answer of IDENTIFY.
@@ -37,11 +36,20 @@ pub(crate) struct Identity {
     pub(crate) list: (u64, u64),
 }
 
+/// How scripts name the incarnation of a server that does not let them call INFO, or whose INFO names no history. See
+/// `parts/incarnation.lua`.
+pub(crate) const UNNAMED: &str = "unnamed";
+
 impl Identity {
     /// Whether the server does not say which process it is: then no handover is proven (rule 28: a handover is proven
     /// by the old primary).
     pub(super) fn hides_process(&self) -> bool {
         self.incarnation.starts_with('-')
+    }
+
+    /// Whether the server names no incarnation (rule 32: a server without a name).
+    pub(crate) fn is_unnamed(&self) -> bool {
+        self.incarnation == UNNAMED
     }
 }
 
@@ -88,8 +96,11 @@ async fn ask(
         .arg(names.partitions)
         .arg(random());
     call.arg(proof);
-    let ending_epoch = me.and_then(|me| me.ending_epoch);
-    call.arg(ending_epoch.map_or_else(String::new, |epoch| epoch.to_string()));
+    call.arg(match me.map(|me| me.history) {
+        Some(KnownHistory::Contradicted { epoch }) => epoch.to_string(),
+        Some(KnownHistory::Unknown) => "?".to_owned(),
+        Some(KnownHistory::Fits) | None => String::new(),
+    });
     if let Some(Joining { member, .. }) = me {
         call.arg(member.info.id).arg(members::entry(&member));
     }

@@ -17,7 +17,7 @@ pub(crate) async fn give_name(names: &Names, is_new: bool, mut connection: Multi
     let named: Result<(), _> = command.query_async(&mut connection).await;
     if let Err(error) = named
         && matches!(error.code(), Some("NOPERM" | "ERR"))
-        && names.missing_features.no_names.is_first()
+        && names.missing_features.names.is_first()
     {
         warn!(
             name = names.client,

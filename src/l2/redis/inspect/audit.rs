@@ -2,6 +2,7 @@
 
 use super::connections::in_time;
 use super::{Connected, Namespace, PartitionState};
+use crate::l2::redis::connections::identify::UNNAMED;
 use crate::l2::redis::members;
 use crate::l2::redis::names::{CLOCK, LOG, MEMBERS};
 use crate::l2::redis::script_call::{LuaScript, ScriptCall};
@@ -27,6 +28,9 @@ pub struct PartitionAudit {
     /// Whether `INFO` hides the `run_id` of the server: then no failover is proven to have lost nothing (rule 28: a
     /// handover is proven by the old primary).
     pub hides_process: bool,
+    /// Whether scripts may not call `INFO`, or it hides the `master_replid` of the server (rule 32: a server without a
+    /// name).
+    pub is_unnamed: bool,
     /// Whether write-behind has appended writes to its stream.
     pub has_writes: bool,
     /// Whether the log ends where the clock does.
@@ -121,6 +125,7 @@ impl Connected {
             maxmemory: maxmemory.parse().ok(),
             // In the place of the `run_id`.
             hides_process: run.starts_with('-'),
+            is_unnamed: run == UNNAMED,
             has_writes: !writes.is_empty(),
             log,
             log_length,

@@ -15,11 +15,11 @@ for i, message in ipairs(messages or {}) do
 end
 -- Only its ends are read: all numbers in between are there, as the log is trimmed at its beginning.
 local first = checked(redis.pcall('XRANGE', log_key, '-', '+', 'COUNT', 1), 'XRANGE') or {}
-local memory = redis.call('INFO', 'memory')
+local memory = info_section('memory') or ''
 return {
   {epoch or 0, seq or 0, ver or 0, nonce or 0, time(), off and 1 or 0},
   run,
-  stored_run == run and 1 or 0,
+  (run == UNNAMED or stored_run == run) and 1 or 0,
   {
     string.match(memory, 'maxmemory_policy:([%w-]+)') or '',
     string.match(memory, 'used_memory:(%d+)') or '',

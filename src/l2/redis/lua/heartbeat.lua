@@ -1,5 +1,6 @@
 -- HEARTBEAT  clock members | id, {clock members id}..., question
---   ->  question, now, incarnation, {{in order, epoch, seq, ver, last nonce, generation, off}, ...}; reads only
+--   ->  question, now, incarnation, {{in order, epoch, seq, ver, last nonce, generation, off}, ...}; writes in an unnamed
+--   incarnation alone
 -- The clock of each partition, as the answer to its heartbeat (rule 8). Not in order: a missing or damaged clock, an
 -- incarnation of the server that no IDENTIFY has registered, a replica, or a primary without the replicas that it must have.
 -- The generation of the list of members is 0 if the instance is not in it (rule 16).
@@ -11,11 +12,16 @@ local is_primary = string.match(info, 'role:(%a+)') == 'master' and replicas ~= 
 
 local function answer(clock_key, members_key, id)
   local epoch, seq, ver, last_nonce = read_clock(clock_key)
-  local stored_run, off = unpack(epoch and redis.call('HMGET', clock_key, 'run', 'off') or {})
+  local stored_run, off, beat = unpack(epoch and redis.call('HMGET', clock_key, 'run', 'off', 'beat') or {})
   local in_order = stored_run == run and is_primary
   local generation = read_list(members_key)
-  if generation and not redis.call('HGET', members_key, id) then
+  local entry = generation and redis.call('HGET', members_key, id)
+  if not entry then
     generation = nil
+  end
+  if epoch and run == UNNAMED then
+    write_beat(clock_key, beat, entry and staleness_of(id, entry) or 0)
+    in_order = true
   end
   return {in_order and 1 or 0, epoch or 0, seq or 0, ver or 0, last_nonce or 0, generation or 0, off and 1 or 0}
 end

@@ -20,6 +20,6 @@ return {
   redis.call('TYPE', value_key).ok,
   {epoch or 0, seq or 0, ver or 0, nonce or 0, time(), off and 1 or 0},
   run,
-  stored_run == run and 1 or 0,
+  (run == UNNAMED or stored_run == run) and 1 or 0,
   id and {id, held_until, written_epoch, written_ver, waits and 1 or 0} or false
 }

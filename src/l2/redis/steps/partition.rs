@@ -29,10 +29,10 @@ use crate::l2::redis::scripts;
 use crate::l2::redis::servers::Servers;
 use crate::l2::redis::subscription::Subscriptions;
 use crate::l2::{
-    Batch, EncodedValue, Fill, FleetBypass, L2Error, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, NewLifetime, OnConnect, Partition, PartitionClock, PartitionName,
-    ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version,
-    WriteAck, Written, random,
+    Batch, EncodedValue, Fill, FleetBypass, KnownHistory, L2Error, Lease, LeaseReply, LeaseRequest,
+    Member, MemberInfo, Members, Message, NewLifetime, OnConnect, Partition, PartitionClock,
+    PartitionName, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched,
+    Ttls, Version, WriteAck, Written, random,
 };
 use crate::prefixes::Prefixes;
 use crate::util::partial_debug::partial_debug;
@@ -498,9 +498,9 @@ impl Partition for RedisPartition {
     fn subscribe(
         &self,
         me: MemberInfo,
-        ending_epoch: Option<u64>,
+        history: KnownHistory,
     ) -> Reply<'_, (PartitionClock, Box<dyn Subscription>)> {
         self.connections.rely(me.max_staleness);
-        self.subscriptions.subscribe(me, ending_epoch).boxed()
+        self.subscriptions.subscribe(me, history).boxed()
     }
 }

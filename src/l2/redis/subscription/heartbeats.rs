@@ -42,6 +42,9 @@ pub(super) struct Heartbeat {
     pub(super) member: Member,
     /// Whether the entry of the member is written.
     pub(super) is_noted: bool,
+    /// Whether the request has to write, as the server does not say otherwise that it is a primary (rule 32: a server
+    /// without a name).
+    pub(super) writes: bool,
     /// The generation of the list of members that this instance has joined.
     pub(super) generation: u64,
     /// How many ms that list has existed, at least.
@@ -63,7 +66,11 @@ pub(super) async fn send(
     };
     let noted: Vec<_> = heartbeats.iter().filter(|one| one.is_noted).collect();
     let mut note = ScriptCall::new(&scripts::NOTE, &first.names, noted.len().min(1));
-    let mut read = ScriptCall::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2);
+    let mut read = if heartbeats.iter().any(|one| one.writes) {
+        ScriptCall::new(&scripts::WRITING_HEARTBEAT, &first.names, 2)
+    } else {
+        ScriptCall::by("EVALSHA_RO", &scripts::HEARTBEAT, &first.names, 2)
+    };
     // The names of the first partition are declared. The others are arguments: they may be of other slots.
     for Heartbeat { names, member, .. } in heartbeats {
         read.key_by_name(names.name(CLOCK, ""))

@@ -25,8 +25,8 @@ use super::names::Names;
 use super::server::CONNECT_TIMEOUT;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, Event, L2Error, ListAge, Member, MemberInfo, Noted, OnHeard, PartitionClock, Reply,
-    Subscription,
+    Applied, Event, KnownHistory, L2Error, ListAge, Member, MemberInfo, Noted, OnHeard,
+    PartitionClock, Reply, Subscription,
 };
 use crate::util::lock::lock;
 use crate::util::retry_delays::spread;
@@ -70,12 +70,12 @@ impl Subscriptions {
     pub(super) async fn subscribe(
         &self,
         me: MemberInfo,
-        ending_epoch: Option<u64>,
+        history: KnownHistory,
     ) -> Result<(PartitionClock, Box<dyn Subscription>), L2Error> {
         let (queue, messages) = mpsc::channel(MESSAGE_QUEUE);
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are
         // new. Several round trips: more than a request may take.
-        let (found, pubsub, route, server) = in_time(self.open(me, ending_epoch, queue)).await??;
+        let (found, pubsub, route, server) = in_time(self.open(me, history, queue)).await??;
         self.was_subscribed.store(true, Ordering::Relaxed);
         let subscription = RedisSubscription {
             pubsub,
@@ -85,6 +85,7 @@ impl Subscriptions {
             heartbeat_schedule: Arc::clone(&self.heartbeat_schedule),
             _server: server,
             me,
+            is_unnamed: found.is_unnamed(),
             generation: found.list.0,
             list_age: ListAge::new(Duration::from_millis(found.list.1)),
             noted: Noted::new(),
@@ -113,7 +114,7 @@ impl Subscriptions {
     async fn open(
         &self,
         me: MemberInfo,
-        ending_epoch: Option<u64>,
+        history: KnownHistory,
         queue: mpsc::Sender<Event>,
     ) -> Result<(Identity, Arc<PubSub>, MessageRoute, Arc<ServerConnections>), L2Error> {
         let slot = self.names.slot;
@@ -141,7 +142,7 @@ impl Subscriptions {
         let route = join(naming, subscribing).await.1?;
         let joining = Joining {
             member: Member::new(me, Applied::NOTHING),
-            ending_epoch,
+            history,
         };
         let (topology, primary) = (&self.topology, &server.primary);
         let running = identify(&self.names, Some(joining), topology, primary, connection).boxed();
@@ -174,6 +175,8 @@ struct RedisSubscription {
     /// Held so that all partitions on the server share the connection.
     _server: Arc<ServerConnections>,
     me: MemberInfo,
+    /// Whether the server names no incarnation.
+    is_unnamed: bool,
     /// Names the list of members that this instance is in.
     generation: u64,
     list_age: ListAge,
@@ -194,6 +197,7 @@ impl Subscription for RedisSubscription {
             names: Arc::clone(&self.names),
             member: Member::new(self.me, applied),
             is_noted,
+            writes: self.is_unnamed,
             generation: self.generation,
             age,
             answer,

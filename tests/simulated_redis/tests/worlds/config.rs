@@ -28,6 +28,16 @@ impl ValuesIn {
     }
 }
 
+/// What is known of the server, of one that is no cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerKind {
+    Plain,
+    /// Sentinels name the primary.
+    BehindSentinels,
+    /// It names no incarnation, so its history is known by its data alone.
+    Unnamed,
+}
+
 /// One world's constants. Times are in milliseconds of simulated time.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -116,8 +126,7 @@ pub(crate) struct Config {
     pub(crate) lag_ms: u64,
     /// How long it is between faults, in the mean.
     pub(crate) fault_every_ms: u64,
-    /// Whether sentinels name the primary.
-    pub(crate) has_sentinels: bool,
+    pub(crate) server: ServerKind,
     /// How often each kind of fault is chosen.
     pub(crate) faults: Vec<(Fault, u32)>,
 }
@@ -138,7 +147,7 @@ impl Config {
         if config.lag_ms == 0 {
             config.faults.push((Fault::Flushed, 3));
             if seed % 2 == 1 {
-                config.has_sentinels = true;
+                config.server = ServerKind::BehindSentinels;
                 let others = [(Fault::Isolated, 3), (Fault::SplitBrain, 2)];
                 config.faults.extend(others);
             }
@@ -173,7 +182,7 @@ impl Config {
         Self {
             partitions: if seed % 4 == 1 { vec![1, 2] } else { vec![4] },
             servers: 3,
-            has_sentinels: false,
+            server: ServerKind::Plain,
             ..config
         }
     }
@@ -240,7 +249,7 @@ impl Config {
             bad_loads: *rng.choice(&[0.0, 0.02, 0.05]).unwrap(),
             lag_ms: 0,
             fault_every_ms: *rng.choice(&[700, 1500, 4000]).unwrap(),
-            has_sentinels: false,
+            server: ServerKind::Plain,
             faults: all_faults(),
         };
         match rng.u8(0..8) {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, ValuesIn};
+use crate::config::{Config, ServerKind, ValuesIn};
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 31;
+pub(crate) const RULES: u8 = 32;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -289,7 +289,7 @@ impl Config {
             // Old primaries that answer as before, also those who read only and those whose subscription is silent,
             // while another one takes the writes.
             26 => Self {
-                has_sentinels: true,
+                server: ServerKind::BehindSentinels,
                 instances: 4,
                 keys: 12,
                 read_rest_ms: 4,
@@ -422,6 +422,22 @@ impl Config {
                 fault_every_ms: 5000,
                 faults: vec![(Fault::PutBack, 2), (Fault::Cleared, 1)],
                 ..base
+            },
+            // A server without a name that loses what it was told a moment ago. As with the rule before, but connections break.
+            32 if seed.is_multiple_of(2) => Self {
+                server: ServerKind::Unnamed,
+                faults: vec![(Fault::StoreRolledBack, 1), (Fault::ScriptsForgotten, 400)],
+                ..Self::against(31, seed)
+            },
+            // And that another one replaces, which has all that it had; or that has what was before a clear.
+            32 => Self {
+                server: ServerKind::Unnamed,
+                faults: vec![
+                    (Fault::StoreRolledBack, 1),
+                    (Fault::FailedOver, 1),
+                    (Fault::Cleared, 1),
+                ],
+                ..Self::against(31, seed)
             },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
@@ -556,7 +572,7 @@ impl Config {
             max_staleness_ms: 300,
             uneven: false,
             available_ms: None,
-            has_sentinels: false,
+            server: ServerKind::Plain,
             l2_timeout_ms: 200,
             l2_ttl_ms: 3_600_000,
             l1_capacity: 10_000,

@@ -51,6 +51,13 @@ const LIMITS: &[Limit] = &[
         rule: 13,
         words: "Data that is put back while Redis runs",
     },
+    // All keys, where the server names no incarnation.
+    Limit {
+        fault: Fault::StoreRolledBack,
+        promises: OLD_VALUES,
+        rule: 32,
+        words: "Redis restarts or fails over and does not say so",
+    },
     // The key of the hold.
     Limit {
         fault: Fault::HoldEvicted,

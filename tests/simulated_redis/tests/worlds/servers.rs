@@ -15,7 +15,7 @@ use simulated_redis::{
 use tokio::io::DuplexStream;
 use tokio::time::sleep;
 
-use crate::config::Config;
+use crate::config::{Config, ServerKind};
 use crate::faults::Fault;
 
 /// As many as a side of a cluster needs, with one of three primaries, for a majority of its own.
@@ -46,6 +46,7 @@ pub(crate) struct Single {
     /// None in a world where an address leads to the primary.
     sentinels: Vec<SimulatedRedis>,
     clock: Clock,
+    is_unnamed: bool,
 }
 
 /// A primary that another server has replaced.
@@ -75,11 +76,13 @@ impl Servers {
             }
             return Self::Cluster(cluster);
         }
-        let sentinels = if config.has_sentinels { SENTINELS } else { 0 };
+        let has_sentinels = config.server == ServerKind::BehindSentinels;
+        let sentinels = if has_sentinels { SENTINELS } else { 0 };
         let single = Single {
             servers: Mutex::default(),
             sentinels: (0..sentinels).map(|_| SimulatedRedis::default()).collect(),
             clock,
+            is_unnamed: config.server == ServerKind::Unnamed,
         };
         let first = single.start();
         single.servers.lock().unwrap().push(first);
@@ -200,6 +203,9 @@ impl Single {
     fn start(&self) -> SimulatedRedis {
         let (redis, clock) = (SimulatedRedis::default(), Arc::clone(&self.clock));
         redis.set_clock(move || clock());
+        if self.is_unnamed {
+            redis.set(|settings| _ = settings.hidden.insert("master_replid".to_owned()));
+        }
         redis
     }
 

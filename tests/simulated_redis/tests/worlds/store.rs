@@ -15,7 +15,7 @@ use simulated_redis::{Change, Changes, Entry, Held, Reply, SimulatedRedis, Snaps
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, ServerKind};
 use crate::faults::Fault;
 use crate::history::{At, Disturbance};
 use crate::limits::promises_without;
@@ -46,6 +46,7 @@ pub(crate) struct Store {
     snapshots: Mutex<Vec<Vec<Snapshot>>>,
     observer: Arc<Observer>,
     links: Mutex<Vec<Arc<Link>>>,
+    is_unnamed: bool,
 }
 
 /// Takes down what becomes of the keys.
@@ -92,6 +93,7 @@ impl Store {
             ahead,
             observer,
             links: Mutex::default(),
+            is_unnamed: config.server == ServerKind::Unnamed,
         };
         this.snapshot();
         for (number, redis) in this.servers.all().iter().enumerate() {
@@ -195,6 +197,9 @@ impl Store {
         let former = self.former(number, rng);
         let empty = Snapshot::default();
         redis.start(if emptied { &empty } else { &former });
+        if self.is_unnamed {
+            self.observer.excuse_all(Fault::StoreRolledBack);
+        }
     }
 
     /// A fault begins. One that does not pass at once ends after so long.
@@ -288,7 +293,8 @@ impl Store {
         }
         for link in &*self.links.lock().unwrap() {
             for wire in [Wire::Data, Wire::Subscription] {
-                if rng.bool() {
+                // A service leads all connections to the new primary.
+                if self.is_unnamed || rng.bool() {
                     let here = link.connections(wire, old.number);
                     here.iter().for_each(CancellationToken::cancel);
                 }
@@ -420,7 +426,7 @@ impl Observer {
         let recorder = &self.truth.recorder;
         let lasts = match limit {
             // Instances find out, and have an epoch begin.
-            Fault::PutBack => self.recovery,
+            Fault::PutBack | Fault::StoreRolledBack => self.recovery,
             _ => Duration::MAX,
         };
         recorder.excuse(promises_without(limit), key, recorder.now(), lasts);

@@ -474,7 +474,7 @@ async fn without_a_ttl_no_lease_is_left(store: impl StoreUnderTest) {
 /// It was on its way for so long that its caller has gone.
 async fn after_its_deadline_a_request_gets_no_lease(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (clock, _) = partition.subscribe(ME, None).await.expect("it answers");
+    let (clock, _) = partition.subscribe(ME, NEWCOMER).await.expect("it answers");
     let ask = |deadline| LeaseRequest {
         ttl: LONG,
         want: AcceptedValue::Any,

@@ -4,7 +4,7 @@ use crate::steps::Steps;
 use std::time::Duration;
 
 use futures::StreamExt;
-use larder::l2::{Applied, Event, Kind, MemberInfo, Partition, WriteAck};
+use larder::l2::{Applied, Event, Kind, KnownHistory, MemberInfo, Partition, WriteAck};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -54,7 +54,7 @@ async fn a_subscriber_is_a_member_at_once(store: impl StoreUnderTest) {
     assert_eq!(members(&*partition).await, []);
     invalidate(&*partition, &["k"]).await;
     let (_, _first) = subscribe(&*partition).await;
-    let (_, _second) = store.partition().subscribe(OTHER, None).await.unwrap();
+    let (_, _second) = store.partition().subscribe(OTHER, NEWCOMER).await.unwrap();
     let expected = [(ME, NOTHING), (OTHER, NOTHING)];
     assert_eq!(members(&*store.partition()).await, expected);
     // Also when it subscribes again.
@@ -64,7 +64,7 @@ async fn a_subscriber_is_a_member_at_once(store: impl StoreUnderTest) {
 
 async fn a_heartbeat_notes_what_the_member_has_applied(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (clock, mut subscription) = partition.subscribe(PATIENT, None).await.unwrap();
+    let (clock, mut subscription) = partition.subscribe(PATIENT, NEWCOMER).await.unwrap();
     let mut before = partition.members(&[]).await.unwrap().list[0];
     for seq in [1, 2, 2, 3] {
         let applied = Applied {
@@ -88,7 +88,7 @@ async fn a_heartbeat_notes_what_the_member_has_applied(store: impl StoreUnderTes
 /// Or it would be taken for silent.
 async fn a_member_without_news_notes_that_now_and_then(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (_, subscription) = partition.subscribe(OTHER, None).await.unwrap();
+    let (_, subscription) = partition.subscribe(OTHER, NEWCOMER).await.unwrap();
     let subscription = Mutex::new(subscription);
     for _ in 0..3 {
         let before = partition.members(&[]).await.unwrap().list[0];
@@ -105,7 +105,7 @@ async fn a_member_without_news_notes_that_now_and_then(store: impl StoreUnderTes
 async fn an_instance_that_leaves_is_no_member(store: impl StoreUnderTest) {
     let partition = store.partition();
     let (_, _first) = subscribe(&*partition).await;
-    let (_, _second) = partition.subscribe(OTHER, None).await.unwrap();
+    let (_, _second) = partition.subscribe(OTHER, NEWCOMER).await.unwrap();
     partition.leave(ME.id).await.unwrap();
     partition.leave(ME.id).await.unwrap();
     assert_eq!(members(&*partition).await, [(OTHER, NOTHING)]);
@@ -114,7 +114,7 @@ async fn an_instance_that_leaves_is_no_member(store: impl StoreUnderTest) {
 /// Its `max_staleness` is over many times. Only the other instances, each by its own clock, may judge that.
 async fn a_silent_instance_stays_a_member(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (_, silent) = partition.subscribe(OTHER, None).await.unwrap();
+    let (_, silent) = partition.subscribe(OTHER, NEWCOMER).await.unwrap();
     drop(silent);
     tokio::time::sleep(5 * OTHER.max_staleness).await;
     let (_, mut subscription) = subscribe(&*partition).await;
@@ -129,8 +129,8 @@ async fn a_silent_instance_stays_a_member(store: impl StoreUnderTest) {
 
 async fn only_a_member_that_is_still_silent_is_forgotten(store: impl StoreUnderTest) {
     let partition = store.partition();
-    let (_, mut subscription) = partition.subscribe(PATIENT, None).await.unwrap();
-    let (_, _other) = partition.subscribe(OTHER, None).await.unwrap();
+    let (_, mut subscription) = partition.subscribe(PATIENT, NEWCOMER).await.unwrap();
+    let (_, _other) = partition.subscribe(OTHER, NEWCOMER).await.unwrap();
     let before = partition.members(&[]).await.unwrap().list;
     heartbeat(&mut *subscription).await;
     for member in before {
@@ -162,7 +162,7 @@ async fn an_awaited_invalidation_names_the_list(store: impl StoreUnderTest) {
         match step {
             "a heartbeat" => drop(heartbeat(&mut *subscription).await),
             "a clear" => drop(clear(&*partition).await),
-            "a subscription" => drop(store.partition().subscribe(OTHER, None).await.unwrap()),
+            "a subscription" => drop(store.partition().subscribe(OTHER, NEWCOMER).await.unwrap()),
             _ => {}
         }
         let generation = partition.members(&[]).await.unwrap().generation;
@@ -175,7 +175,7 @@ async fn an_awaited_invalidation_names_the_list(store: impl StoreUnderTest) {
 async fn some_members_can_be_read(store: impl StoreUnderTest) {
     let partition = store.partition();
     let (_, mut subscription) = subscribe(&*partition).await;
-    let (_, _other) = partition.subscribe(OTHER, None).await.unwrap();
+    let (_, _other) = partition.subscribe(OTHER, NEWCOMER).await.unwrap();
     heartbeat(&mut *subscription).await;
     let all = partition.members(&[]).await.unwrap();
     assert_eq!(all.list.len(), 2);
@@ -213,8 +213,9 @@ async fn a_subscription_ends_the_epoch_that_it_names(store: impl StoreUnderTest)
     invalidate(&*partition, &["k"]).await;
     let (first, _) = subscribe(&*partition).await;
     let generation = partition.members(&[]).await.unwrap().generation;
-    let left = Some(first.epoch);
-    let (second, mut subscription) = partition.subscribe(ME, left).await.unwrap();
+    let epoch = first.epoch;
+    let contradicted = KnownHistory::Contradicted { epoch };
+    let (second, mut subscription) = partition.subscribe(ME, contradicted).await.unwrap();
     assert_ne!(second.epoch, first.epoch);
     assert_eq!(
         (second.seq, second.ver),
@@ -224,8 +225,10 @@ async fn a_subscription_ends_the_epoch_that_it_names(store: impl StoreUnderTest)
     let renewed = partition.members(&[]).await.unwrap();
     assert_ne!(renewed.generation, generation);
     assert_eq!(renewed.list.len(), 1, "it is a member");
-    let (third, _) = partition.subscribe(OTHER, left).await.unwrap();
-    assert_eq!(third.epoch, second.epoch);
+    for history in [contradicted, KnownHistory::Fits, NEWCOMER] {
+        let (third, _) = partition.subscribe(OTHER, history).await.unwrap();
+        assert_eq!(third.epoch, second.epoch, "{history:?}");
+    }
     let (_, now) = heartbeat(&mut *subscription).await;
     assert_eq!(now.epoch, second.epoch);
 }
