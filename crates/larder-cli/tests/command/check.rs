@@ -310,8 +310,13 @@ async fn a_server_that_cannot_be_used() {
 
 #[tokio::test]
 async fn a_server_that_hides_its_process_or_history() {
-    for hidden in ["run_id", "master_replid"] {
-        let server = RedisServer::start_without(&[hidden], &[]).await;
+    let renamed = &["--rename-command", "INFO", "ABOUT"][..];
+    for (hidden, options) in [
+        ("run_id", &[][..]),
+        ("master_replid", &[]),
+        ("master_replid", renamed),
+    ] {
+        let server = RedisServer::start_without(&[hidden], options).await;
         let _cache = instance(&server).await;
         let found = check(&server, &[]).await;
         assert_eq!(found.code, Some(0), "{found:?}");
