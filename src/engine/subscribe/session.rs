@@ -118,11 +118,10 @@ pub(super) struct StartedOver {
 }
 
 impl Position {
-    const fn of(message: &Message) -> Self {
-        Self {
-            seq: message.seq,
-            nonce: message.nonce,
-        }
+    /// The last message of a clock; or of the clock as the write of a message has left it, which is that message.
+    fn of(clock: impl Into<ClockNumbers>) -> Self {
+        let ClockNumbers { seq, nonce, .. } = clock.into();
+        Self { seq, nonce }
     }
 
     /// The message before this one.
@@ -132,11 +131,6 @@ impl Position {
             seq,
             nonce: message.previous_nonce,
         })
-    }
-
-    fn named_by(clock: impl Into<ClockNumbers>) -> Self {
-        let ClockNumbers { seq, nonce, .. } = clock.into();
-        Self { seq, nonce }
     }
 
     /// Whether this is the message before that one.
@@ -232,7 +226,7 @@ impl Session {
         if let Some(named) = named
             && progress.confirmed.is_some_and(|last| last.seq < named.seq)
         {
-            progress.confirmed = Some(Position::named_by(*named));
+            progress.confirmed = Some(Position::of(*named));
             progress.confirmed_ver = named.ver;
         }
     }
@@ -345,7 +339,7 @@ impl Session {
         self.fall_back();
         let from = self.last_applied();
         if without(Rule::CatchUp) && from.is_some() {
-            self.progress.applied = Some(Position::named_by(partition));
+            self.progress.applied = Some(Position::of(partition));
         }
         self.next_step(partition, from)
     }
@@ -359,7 +353,7 @@ impl Session {
         from: Option<u64>,
     ) -> CatchUpStep {
         if without(Rule::LostMessages) && self.last_applied() < Some(partition.seq) {
-            self.progress.applied = Some(Position::named_by(partition));
+            self.progress.applied = Some(Position::of(partition));
         }
         self.next_step(partition, from)
     }
@@ -385,13 +379,13 @@ impl Session {
         let (Some(confirmed), Some(applied)) = (progress.confirmed, progress.applied) else {
             return CatchUpStep::StartOver;
         };
-        let named = Position::named_by(partition);
+        let named = Position::of(partition);
         let answered = &self.answered;
         let is_answer_lost = if answered.epoch == self.epoch {
             // What the partition has answered it would name still.
             named.seq < answered.seq
                 || partition.ver < answered.ver
-                || named.differs_from(Position::named_by(*answered))
+                || named.differs_from(Position::of(*answered))
         } else {
             // It has left this epoch, by a clear of this instance, and is there again.
             answered.seq > confirmed.seq
@@ -431,7 +425,7 @@ impl Session {
     }
 
     fn confirm(&mut self, partition: &PartitionClock) {
-        self.progress.confirmed = Some(Position::named_by(partition));
+        self.progress.confirmed = Some(Position::of(partition));
         self.progress.confirmed_ver = partition.ver;
     }
 
@@ -481,7 +475,7 @@ impl Session {
         let mut last = applied;
         let follows = |message: &&Message| {
             let follows = is_in_epoch(message) && last.precedes(message);
-            last = Position::of(message);
+            last = Position::of(*message);
             follows
         };
         let in_order = missed.iter().take_while(follows).count();
@@ -515,7 +509,7 @@ impl Session {
         if is_other_epoch {
             push_last(&mut progress.former_epochs, self.epoch);
         }
-        progress.applied = Some(Position::named_by(partition));
+        progress.applied = Some(Position::of(partition));
         progress.reported = partition.seq;
         progress.ending_epoch = None;
         progress.is_contradicted = false;

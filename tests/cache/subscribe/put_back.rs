@@ -71,6 +71,12 @@ async fn invalidate(a: &Texts) {
     a.invalidate("k").await.unwrap();
 }
 
+async fn invalidate_others(b: &Texts) {
+    for key in ["another", "a third one"] {
+        b.invalidate(key).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_message_that_is_lost_is_found_by_its_number() {
     is_found(invalidate, async |_| {}).await;
@@ -88,12 +94,7 @@ async fn a_message_that_is_lost_is_found_by_its_nonce() {
 /// And messages after that.
 #[tokio::test]
 async fn a_message_that_is_lost_is_found_in_the_log() {
-    is_found(invalidate, async |b| {
-        for key in ["another", "a third one"] {
-            b.invalidate(key).await.unwrap();
-        }
-    })
-    .await;
+    is_found(invalidate, invalidate_others).await;
 }
 
 /// Though there are more messages in it than in its successor.
@@ -103,12 +104,7 @@ async fn an_epoch_that_was_left_is_found() {
         a.clear().await.unwrap();
         a.ready().await;
     };
-    is_found(clear, async |b| {
-        for key in ["another", "a third one"] {
-            b.invalidate(key).await.unwrap();
-        }
-    })
-    .await;
+    is_found(clear, invalidate_others).await;
 }
 
 /// It has no message, and the invalidation of its key gets its version.

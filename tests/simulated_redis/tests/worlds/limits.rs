@@ -11,7 +11,8 @@ const SEEDS: u64 = 100;
 
 struct Limit {
     fault: Fault,
-    /// What is not promised, of the keys that it concerns, for as long as the protocol's page says: most until they are invalidated the next time.
+    /// What is not promised, of the keys that it concerns, for as long as the protocol's page says: mostly until they are
+    /// invalidated the next time.
     promises: &'static [Invariant],
     /// A rule whose worlds show it.
     rule: u8,
